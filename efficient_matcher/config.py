@@ -1,0 +1,231 @@
+"""Every setting, once: default, unit, range and description.
+
+The same fields become YAML keys (`section.name`), ROS parameters and command-line overrides. Values
+are validated here and nowhere else; a config is frozen once built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from efficient_matcher.errors import ConfigError
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as other parts see it: ROS descriptors, YAML comments, help texts."""
+
+    name: str  # "section.field"
+    default: Value
+    description: str
+    unit: str
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...] | None
+    dynamic: bool  # may change while the node runs
+
+
+def _setting(default: Value, description: str, *, unit: str = "", minimum: float | None = None,
+             maximum: float | None = None, choices: tuple[str, ...] | None = None, dynamic: bool = True) -> Any:
+    return field(default=default, metadata=dict(description=description, unit=unit, minimum=minimum,
+                                                maximum=maximum, choices=choices, dynamic=dynamic))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which networks run, and on what."""
+
+    bundle: str = _setting("default", "name of a bundle that ships, or a path to one", dynamic=False)
+    backend: str = _setting("onnxruntime", "CPU runtime", choices=("onnxruntime",), dynamic=False)
+    threads: int = _setting(0, "threads of the runtime; 0 takes the process's CPU affinity",
+                            minimum=0, maximum=256, dynamic=False)
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What happens to an image before the networks."""
+
+    width: int = _setting(640, "images are resized to this width; 0 keeps the camera's", unit="px", minimum=0, maximum=4096)
+    height: int = _setting(480, "images are resized to this height; 0 keeps the camera's", unit="px", minimum=0, maximum=4096)
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Score map to keypoints."""
+
+    max_keypoints: int = _setting(512, "keypoints kept per image, the best first", minimum=8, maximum=8192)
+    score_threshold: float = _setting(0.0005, "keypoints scoring less are dropped", minimum=0.0, maximum=1.0)
+    nms_radius_px: int = _setting(4, "no two keypoints closer than this", unit="px", minimum=0, maximum=32)
+    border_px: int = _setting(4, "no keypoints closer to the border than this", unit="px", minimum=0, maximum=64)
+    subpixel: bool = _setting(True, "move keypoints to the centroid of their score peak")
+
+
+@dataclass(frozen=True)
+class MatchConfig:
+    """Two sets of features to matches."""
+
+    score_threshold: float = _setting(0.2, "matches less probable are dropped", minimum=0.0, maximum=1.0)
+    transport_iterations: int = _setting(20, "Sinkhorn iterations of the optimal transport", minimum=1, maximum=1000)
+
+
+@dataclass(frozen=True)
+class GeometryConfig:
+    """Matches to a homography."""
+
+    threshold_px: float = _setting(3.0, "a match is an inlier below this reprojection error", unit="px", minimum=0.1, maximum=50.0)
+    max_iterations: int = _setting(3000, "iterations of the robust fit at most", minimum=10, maximum=100000)
+    confidence: float = _setting(0.999, "the robust fit stops when this sure", minimum=0.5, maximum=0.999999)
+    min_inliers: int = _setting(12, "fewer inliers count as no homography", minimum=4, maximum=1000)
+    seed: int = _setting(0, "seed of the robust fit", minimum=0, maximum=2147483647)
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Which earlier frame each new frame is matched with."""
+
+    mode: str = _setting("sequential", "sequential: the previous frame; keyframe: the last keyframe; reference: "
+                         "the frame set by the service", choices=("sequential", "keyframe", "reference"))
+    keyframe_min_inliers: int = _setting(60, "keyframe mode: fewer inliers make the new frame the keyframe",
+                                         minimum=4, maximum=8192)
+    keyframe_min_share: float = _setting(0.25, "keyframe mode: a smaller share of the keyframe's keypoints still "
+                                         "matched makes the new frame the keyframe", minimum=0.0, maximum=1.0)
+    max_gap_s: float = _setting(5.0, "a longer gap between stamps starts afresh", unit="s", minimum=0.01, maximum=3600.0)
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What only a live node needs."""
+
+    image_transport: str = _setting("raw", "raw subscribes to sensor_msgs/Image on `image`, compressed to "
+                                    "sensor_msgs/CompressedImage on `image/compressed`", choices=("raw", "compressed"), dynamic=False)
+    stereo: bool = _setting(False, "match left/image with right/image instead of tracking one camera", dynamic=False)
+    stereo_slop_s: float = _setting(0.005, "stamps of a stereo pair may differ by this", unit="s", minimum=0.0, maximum=1.0, dynamic=False)
+    undistort: bool = _setting(True, "with a CameraInfo, rays are undistorted; homographies stay in image pixels")
+    debug_max_matches: int = _setting(200, "matches drawn on the debug image", minimum=0, maximum=8192)
+    diagnostics_period_s: float = _setting(1.0, "period of /diagnostics", unit="s", minimum=0.1, maximum=60.0, dynamic=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings; sections are the stages."""
+
+    model: ModelConfig = ModelConfig()
+    input: InputConfig = InputConfig()
+    extract: ExtractConfig = ExtractConfig()
+    match: MatchConfig = MatchConfig()
+    geometry: GeometryConfig = GeometryConfig()
+    track: TrackConfig = TrackConfig()
+    node: NodeConfig = NodeConfig()
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """A copy with `section.field` values replaced.
+
+        Raises ConfigError on an unknown key, a wrong type, or a value out of range.
+        """
+        result = self
+        for name, value in values.items():
+            setting = _find(name)
+            section, key = name.split(".")
+            checked = _checked(setting, value)
+            result = replace(result, **{section: replace(getattr(result, section), **{key: checked})})
+        return result
+
+    def values(self) -> dict[str, Value]:
+        """Flat `section.field` -> value, as reports store it."""
+        return {s.name: _get(self, s.name) for s in settings()}
+
+
+def settings() -> Iterator[Setting]:
+    """All settings with their defaults, in order."""
+    for section in fields(Config):
+        for entry in fields(type(section.default)):
+            yield Setting(f"{section.name}.{entry.name}", entry.default, **entry.metadata)
+
+
+def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Defaults, then the YAML file (nested sections), then `section.field` overrides.
+
+    Raises ConfigError naming file and key.
+    """
+    config = Config()
+    if path is not None:
+        try:
+            config = config.with_values(_read_yaml(Path(path)))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    return config.with_values(overrides or {})
+
+
+def dump_config(config: Config) -> str:
+    """The config as commented YAML; `load_config` reads it back unchanged."""
+    lines = []
+    section = ""
+    for setting in settings():
+        head, key = setting.name.split(".")
+        if head != section:
+            section = head
+            lines.append(f"{head}:")
+        value = yaml.safe_dump(_get(config, setting.name), default_flow_style=True).split("\n")[0]
+        lines.append(f"  {key}: {value}  # {describe(setting)}")
+    return "\n".join(lines) + "\n"
+
+
+def describe(setting: Setting) -> str:
+    """Description with unit and range, for comments and help."""
+    notes = [setting.unit] if setting.unit else []
+    if setting.choices:
+        notes.append(" | ".join(setting.choices))
+    elif setting.minimum is not None:
+        notes.append(f"{setting.minimum:g} to {setting.maximum:g}")
+    return setting.description + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError("must be a mapping of sections")
+    flat = {}
+    for section, entries in tree.items():
+        if not isinstance(entries, dict):
+            raise ConfigError(f"unknown setting or empty section '{section}'")
+        flat.update({f"{section}.{key}": value for key, value in entries.items()})
+    return flat
+
+
+def _find(name: str) -> Setting:
+    for setting in settings():
+        if setting.name == name:
+            return setting
+    raise ConfigError(f"unknown setting '{name}'")
+
+
+def _checked(setting: Setting, value: Any) -> Value:
+    kind = type(setting.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{setting.name} must be of type {kind.__name__}, got {value!r}")
+    if setting.choices and value not in setting.choices:
+        raise ConfigError(f"{setting.name} must be one of {', '.join(setting.choices)}, got {value!r}")
+    if setting.minimum is not None and not setting.minimum <= value <= setting.maximum:
+        raise ConfigError(f"{setting.name} must be from {setting.minimum:g} to {setting.maximum:g}, got {value!r}")
+    return value
+
+
+def _get(config: Config, name: str) -> Value:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)

@@ -1,0 +1,21 @@
+"""Failures a user can cause and mend: each is one clear line, never a traceback."""
+
+
+class MatcherError(Exception):
+    """Base of all expected failures; the command line prints it as one line and exits 1."""
+
+
+class ConfigError(MatcherError):
+    """An unknown setting, a wrong type, or a value out of range; names the key."""
+
+
+class ImageError(MatcherError):
+    """An image that cannot be decoded; names the field that is wrong."""
+
+
+class BundleError(MatcherError):
+    """A model bundle that is missing, altered, cut short or of another version; names file and field."""
+
+
+class SourceError(MatcherError):
+    """A bag, folder or image file that cannot be read; names the file and the topic."""

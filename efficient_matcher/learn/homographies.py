@@ -1,0 +1,78 @@
+"""Random homographies drawn as the benchmark's distribution describes them.
+
+Conventions: points are [N,2], x right, y down, pixels with centres at integers; a homography H_0to1
+maps image 0 to image 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+REFERENCE_WIDTH = 640.0  # the perspective term below is per pixel of an image this wide
+
+
+@dataclass(frozen=True)
+class HomographyRange:
+    """How far a random homography may go from the identity."""
+
+    perspective: float = 0.0004  # standard deviation, per pixel at 640 px width
+    shear_ratio: float = 0.04
+    shear_angle_deg: float = 10.0
+    rotation_deg: float = 25.0
+    scale: tuple[float, float] = (1.0, 2.2)
+    translation: float = 0.5  # share of the image, each axis
+    minimum_overlap: float = 0.25  # share of image 1 that image 0 must fill
+
+
+def random_homography(
+    rng: np.random.Generator, width: int, height: int, extent: HomographyRange = HomographyRange()
+) -> NDArray[np.float64]:
+    """Draw H_0to1 [3,3] for an image of width x height pixels, acting about its centre.
+
+    Draws again until image 0 fills at least `minimum_overlap` of image 1.
+    """
+    for _ in range(100):
+        H_0to1 = _draw(rng, width, height, extent)
+        if overlap(H_0to1, width, height) >= extent.minimum_overlap:
+            return H_0to1
+    return np.eye(3)
+
+
+def overlap(H_0to1: NDArray[np.float64], width: int, height: int, steps: int = 16) -> float:
+    """Share of image 1's area, on a grid of steps x steps, that comes from inside image 0."""
+    xs, ys = np.meshgrid(np.linspace(0, width - 1, steps), np.linspace(0, height - 1, steps))
+    back = np.stack([xs.ravel(), ys.ravel(), np.ones(xs.size)]).T @ np.linalg.inv(H_0to1).T
+    depth = np.where(back[:, 2] > 1e-9, back[:, 2], np.nan)
+    u, v = back[:, 0] / depth, back[:, 1] / depth
+    return float(np.mean((u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)))
+
+
+def warp(points: NDArray[np.floating], H_0to1: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map points [N,2] of image 0 to image 1 pixels [N,2]; NaN behind the horizon."""
+    mapped = np.column_stack([points, np.ones(len(points))]) @ H_0to1.T
+    return mapped[:, :2] / np.where(mapped[:, 2:] > 1e-9, mapped[:, 2:], np.nan)
+
+
+def _draw(rng: np.random.Generator, width: int, height: int, extent: HomographyRange) -> NDArray[np.float64]:
+    to_centre = np.array([[1, 0, -(width - 1) / 2], [0, 1, -(height - 1) / 2], [0, 0, 1.0]])
+    perspective = np.eye(3)
+    perspective[2, :2] = rng.normal(0, extent.perspective * REFERENCE_WIDTH / width, 2)
+    affine = _shear(rng, extent) @ _rotation(np.radians(rng.uniform(-1, 1) * extent.rotation_deg))
+    affine[:2, :2] *= rng.uniform(*extent.scale)
+    affine[:2, 2] = rng.uniform(-1, 1, 2) * extent.translation * (width, height)
+    H_0to1 = np.linalg.inv(to_centre) @ affine @ perspective @ to_centre
+    return H_0to1 / H_0to1[2, 2]
+
+
+def _shear(rng: np.random.Generator, extent: HomographyRange) -> NDArray[np.float64]:
+    stretch = np.diag([1 + rng.uniform(-1, 1) * extent.shear_ratio, 1 + rng.uniform(-1, 1) * extent.shear_ratio, 1.0])
+    turn = _rotation(np.radians(rng.uniform(-1, 1) * extent.shear_angle_deg))
+    return turn.T @ stretch @ turn
+
+
+def _rotation(angle_rad: float) -> NDArray[np.float64]:
+    c, s = np.cos(angle_rad), np.sin(angle_rad)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])

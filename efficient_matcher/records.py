@@ -1,0 +1,127 @@
+"""What passes between the stages: small frozen records of numpy arrays.
+
+Conventions, here once for all: keypoints are x right, y down, in pixels of the input image, pixel
+centres at integers. Index 0 is the reference (earlier) image, index 1 the current one; H_0to1 maps
+image 0 to image 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A grey image as the networks see it.
+
+    image: [H,W] uint8. scale: (sx, sy) from this image to input pixels,
+    x_input = (x + 0.5) * sx - 0.5. stamp_ns and frame_id are the camera message's own.
+    """
+
+    image: NDArray[np.uint8]
+    stamp_ns: int = 0
+    frame_id: str = ""
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(width, height) of the input image, in pixels."""
+        height, width = self.image.shape
+        return round(width * self.scale[0]), round(height * self.scale[1])
+
+
+@dataclass(frozen=True)
+class Features:
+    """Keypoints of one image: keypoints [N,2] float32, scores [N] float32, descriptors [N,D] float32 unit rows.
+
+    image_size: (width, height) of the input image, which the matcher needs to normalise positions.
+    """
+
+    keypoints: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+    image_size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """indices [K,2] int32 into features 0 and 1; scores [K] float32 in [0,1], sorted descending."""
+
+    indices: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Homography:
+    """matrix [3,3] float64 H_0to1 with h22 = 1, or None when no homography was found.
+
+    inliers: [K] bool, one per match. corner_covariance: [8,8] float64 px^2 of the four warped image
+    corners (x0 y0 x1 y1 ..., from top left clockwise), NaN when not estimable. rmse: px, over the inliers.
+    """
+
+    matrix: NDArray[np.float64] | None
+    inliers: NDArray[np.bool_]
+    corner_covariance: NDArray[np.float64]
+    rmse: float
+
+    @property
+    def valid(self) -> bool:
+        """Whether a homography was found."""
+        return self.matrix is not None
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Everything known of one pair; timings in ms per stage.
+
+    track_ids: [K] uint32, one per match, the same over frames for as long as a keypoint is followed;
+    None outside tracking. frame0 and frame1 are None when features were given instead of images.
+    """
+
+    features0: Features
+    features1: Features
+    matches: Matches
+    homography: Homography
+    timings: dict[str, float] = field(default_factory=dict)
+    track_ids: NDArray[np.uint32] | None = None
+    frame0: Frame | None = None
+    frame1: Frame | None = None
+
+    @property
+    def points0(self) -> NDArray[np.float32]:
+        """Matched keypoints in image 0, [K,2] px."""
+        return self.features0.keypoints[self.matches.indices[:, 0]]
+
+    @property
+    def points1(self) -> NDArray[np.float32]:
+        """Matched keypoints in image 1, [K,2] px."""
+        return self.features1.keypoints[self.matches.indices[:, 1]]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a bundle says of itself (model.yaml); checked at load against `FORMAT_VERSION` and the hashes."""
+
+    format_version: int
+    name: str
+    extractor: dict[str, object]  # architecture, widths, descriptor_dim, parameters, precision
+    matcher: dict[str, object]  # architecture, widths, layers, heads, parameters, precision
+    input_size: tuple[int, int]  # (width, height) the figures were measured at
+    max_keypoints: int
+    preprocessing: dict[str, object]
+    files: dict[str, str]  # file name -> SHA-256
+    licence: str
+    training: dict[str, object]  # data, command, seed, hours
+    measured: dict[str, object]  # accuracy and latency at export
+
+
+FORMAT_VERSION = 1
