@@ -1,0 +1,60 @@
+"""One set of files for colcon (ament_python) and for pip.
+
+colcon installs dependencies from package.xml by rosdep and ignores `install_requires`, so a workspace
+keeps the OpenCV of the distribution (python3-opencv). pip cannot see that one: in a virtual environment
+over a ROS installation use `pip install --no-deps .`, or two OpenCVs would shadow each other.
+"""
+
+from __future__ import annotations
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE = "efficient_matcher"
+
+COMMAND_LINE = ["typer>=0.12", "rich>=13"]
+REPLAY = ["rosbags>=0.10.4", *COMMAND_LINE]
+TRAIN = ["torch>=2.2", "safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.5", *COMMAND_LINE]
+# rosbags describes and packs the messages; the codec override leans on internals of cyclonedds 11
+DDS = ["cyclonedds>=11,<12", "rosbags>=0.10.4"]
+DEMO = ["scikit-image>=0.22", *REPLAY]
+TEST = ["pytest>=7"]
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Deep feature matching in real time on a robot's CPU: matches and homographies for SLAM",
+    author="efficient_matcher maintainers",
+    author_email="maintainers@efficient-matcher.example",
+    maintainer="efficient_matcher maintainers",
+    maintainer_email="maintainers@efficient-matcher.example",
+    license="Apache-2.0",
+    keywords=["ROS", "feature matching", "SuperPoint", "SuperGlue", "homography", "SLAM"],
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    # no `**`: setuptools 59 of Ubuntu 22.04 does not know it
+    package_data={PACKAGE: ["models/*", "models/*/*", "models/*/*/*"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", sorted(glob("launch/*.launch.*"))),
+        (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml"))),
+    ],
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=["numpy>=1.22", "opencv-python-headless>=4.6", "onnxruntime>=1.16", "PyYAML>=5.4"],
+    extras_require={
+        "replay": REPLAY,
+        "train": TRAIN,
+        "dds": DDS,
+        "demo": DEMO,
+        "test": TEST,
+        "dev": [*TEST, *DEMO, *TRAIN],
+    },
+    entry_points={
+        "console_scripts": [
+            f"efficient-matcher = {PACKAGE}.cli:main",
+            f"matcher_node = {PACKAGE}.ros.node:main",
+        ],
+    },
+)
