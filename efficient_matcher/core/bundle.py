@@ -1,0 +1,166 @@
+"""A model bundle on disk: `extractor.onnx`, `matcher.onnx` and their card `model.yaml`, checked at load."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from efficient_matcher.errors import BundleError
+from efficient_matcher.records import FORMAT_VERSION, ModelCard
+
+CARD_NAME = "model.yaml"
+EXTRACTOR_NAME = "extractor.onnx"
+MATCHER_NAME = "matcher.onnx"
+SHIPPED = Path(__file__).resolve().parent.parent / "models"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose card and hashes were found right. `path` is the folder."""
+
+    card: ModelCard
+    extractor: Path
+    matcher: Path
+    path: Path
+
+
+def load_bundle(name_or_path: str | Path) -> Bundle:
+    """Find and verify a bundle: the name of one that ships, or a path to a folder.
+
+    Raises BundleError naming file and field: not found, no card, unknown format version, a missing, unknown or
+    ill-typed field, a file that is missing or whose SHA-256 is not the card's.
+    """
+    folder = _find(name_or_path)
+    card = read_card(folder)
+    for name, digest in card.files.items():
+        _verify(folder / name, digest)
+    return Bundle(card, folder / EXTRACTOR_NAME, folder / MATCHER_NAME, folder)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a bundle folder, every field checked; the files it lists are not looked at.
+
+    Raises BundleError naming file and field.
+    """
+    path = Path(folder) / CARD_NAME
+    tree = _read_yaml(path)
+    # Before anything else: the fields of another version are not ours to judge.
+    version = tree.get("format_version")
+    if version is None:
+        raise BundleError(f"{path}: field 'format_version' is missing")
+    if version != FORMAT_VERSION or type(version) is not int:
+        raise BundleError(f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}")
+    names = [entry.name for entry in fields(ModelCard)]
+    for name in names:
+        if name not in tree:
+            raise BundleError(f"{path}: field '{name}' is missing")
+        if not _CHECKS[name](tree[name]):
+            raise BundleError(f"{path}: field '{name}' has a wrong value {_short(tree[name])}")
+    for name in tree:
+        if name not in names:
+            raise BundleError(f"{path}: unknown field '{name}'")
+    return ModelCard(**{**tree, "input_size": tuple(tree["input_size"])})
+
+
+def write_card(folder: str | Path, card: ModelCard) -> Path:
+    """Write `card` as `model.yaml` into the bundle folder, in one step; returns its path.
+
+    Values must be plain (numbers, strings, lists, mappings); anything else raises BundleError naming the file.
+    """
+    path = Path(folder) / CARD_NAME
+    try:
+        text = yaml.safe_dump({**asdict(card), "input_size": list(card.input_size)}, sort_keys=False)
+    except yaml.YAMLError as error:
+        raise BundleError(f"{path}: a value is not plain: {_short(error)}") from None
+    part = path.with_name(f".{CARD_NAME}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in lower-case hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_NAME}"))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    # A bare name means a shipped bundle even where a folder of that name lies about; ./name means the folder.
+    if text in shipped_bundles():
+        return SHIPPED / text
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    known = ", ".join(shipped_bundles()) or "none"
+    raise BundleError(f"{text}: no such bundle: not a folder, nor one that ships ({known})")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: is not YAML: {_short(error)}") from None
+    if not isinstance(tree, dict):
+        raise BundleError(f"{path}: is not a model card (a mapping of fields)")
+    return tree
+
+
+def _verify(path: Path, digest: str) -> None:
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+    if found != digest.lower():
+        raise BundleError(f"{path}: SHA-256 is {found[:12]}..., the card's field files says {digest[:12]}...; "
+                          "the file was altered or cut short")
+
+
+def _short(value: object) -> str:
+    return " ".join(str(value).split())[:80] if isinstance(value, Exception) else repr(value)[:80]
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_count(entry) for entry in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_files(value: Any) -> bool:
+    # Plain names only: a card must not reach outside its folder.
+    return (_is_mapping(value) and {EXTRACTOR_NAME, MATCHER_NAME} <= set(value)
+            and all(isinstance(digest, str) and len(digest) == 64 for digest in value.values())
+            and all(Path(name).name == name and name not in ("", "..") for name in value))
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "format_version": _is_count, "name": _is_text, "extractor": _is_mapping, "matcher": _is_mapping,
+    "input_size": _is_size, "max_keypoints": _is_count, "preprocessing": _is_mapping, "files": _is_files,
+    "licence": _is_text, "training": _is_mapping, "measured": _is_mapping,
+}
