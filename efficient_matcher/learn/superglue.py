@@ -112,7 +112,7 @@ class MultiHeadedAttention(nn.Module):
         """Tokens [B,N,C] and their source [B,M,C] -> messages [B,N,C]."""
         query, key, value = (self._project(layer, y) for layer, y in zip(self.proj, (x, source, source)))
         # Plain products: the backward pass of the fused attention is slow on CPUs.
-        weights = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+        weights = (query / math.sqrt(query.shape[-1]) @ key.transpose(2, 3)).softmax(dim=-1)
         message = (weights @ value).transpose(1, 2).reshape(x.shape)
         merge = self.merge.weight.view(x.shape[-1], -1, self.heads).transpose(1, 2).reshape(x.shape[-1], -1)
         return F.linear(message, merge, self.merge.bias)
