@@ -1,0 +1,73 @@
+"""Results on disk: whole or not at all, and nothing overwritten unasked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficient_matcher.errors import MatcherError
+
+
+def write_bytes_atomic(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path` through a neighbouring file, so that a reader never sees half of it.
+
+    Folders are made as needed. Raises MatcherError naming the file when it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MatcherError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_text_atomic(path: Path | str, text: str) -> None:
+    """As `write_bytes_atomic`, for UTF-8 text."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON; numpy arrays become lists, NaN and infinity become null."""
+    write_text_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """`value` in what JSON knows: dicts, lists, str, int, float, bool, None."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def result_folder(path: Path | str, contents: Iterable[str], overwrite: bool = False) -> Path:
+    """An existing folder `path` free for results named `contents`.
+
+    Files of those names from an earlier run are removed when `overwrite`; other files are never touched.
+    Raises MatcherError when there are such files and not `overwrite`, or the folder cannot be made.
+    """
+    path = Path(path)
+    taken = [path / name for name in contents if (path / name).exists()]
+    if taken and not overwrite:
+        raise MatcherError(f"{taken[0]}: exists already; choose another --out, or --overwrite")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for entry in taken:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    except OSError as error:
+        raise MatcherError(f"{path}: cannot be used for results: {error.strerror}") from None
+    return path

@@ -1,0 +1,97 @@
+"""Writing rosbag2 bags without ROS: images for tests and figures, results of a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.errors import MatcherError, SourceError
+from efficient_matcher.ros.messages import MessageTypes, image_message, make_header
+
+Storage = Literal["mcap", "sqlite3"]
+BAG_VERSION = 8  # what ROS 2 Iron and Jazzy write; Humble and Lyrical read it
+
+
+def output_typestore() -> Any:
+    """The rosbags typestore of the messages written here; stock messages are alike in all ROS 2 releases."""
+    from rosbags.typesys import Stores, get_typestore
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+class BagWriter:
+    """A rosbag2 bag that is valid whatever happens after opening: leaving the `with` block always closes it whole.
+
+    path: the bag's folder, which must not exist. Raises MatcherError when it does or cannot be made.
+    """
+
+    def __init__(self, path: Path | str, storage: Storage = "mcap") -> None:
+        from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+        self.path = Path(path)
+        self._typestore = output_typestore()
+        self.types = MessageTypes.from_typestore(self._typestore)
+        self._connections: dict[str, Any] = {}
+        try:
+            self._writer = Writer(self.path, version=BAG_VERSION, storage_plugin=StoragePlugin[storage.upper()])
+            self._writer.open()
+        except WriterError:
+            raise MatcherError(f"{self.path}: exists already") from None
+        except OSError as error:
+            raise MatcherError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        # rosbags drops the index when an error passes through; what was written must stay readable.
+        self._writer.close()
+
+    def add_topic(self, topic: str, message_type: str, latched: bool = False) -> None:
+        """Declare a topic; `latched` marks it transient-local for `ros2 bag play`."""
+        self._connections[topic] = self._writer.add_connection(
+            topic, message_type, typestore=self._typestore, offered_qos_profiles=[_latched_qos()] if latched else [])
+
+    def write(self, topic: str, time_ns: int, message: Any) -> None:
+        """Append a message of the topic's type, logged at `time_ns`."""
+        connection = self._connections[topic]
+        self._writer.write(connection, time_ns, self._typestore.serialize_cdr(message, connection.msgtype))
+
+
+def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uint8]]], *,
+                    topic: str = "/camera/image_raw", frame_id: str = "camera", storage: Storage = "mcap",
+                    compressed: bool = False) -> int:
+    """Write (stamp_ns, image) pairs to a new bag; returns how many.
+
+    image: [H,W] (mono8) or [H,W,3] (bgr8) uint8. compressed: JPEG under `<topic>/compressed`.
+    Raises MatcherError when the bag exists or there is no image.
+    """
+    count = 0
+    with BagWriter(path, storage) as bag:
+        name = f"{topic}/compressed" if compressed else topic
+        bag.add_topic(name, "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image")
+        for stamp, image in images:
+            header = make_header(bag.types, stamp, frame_id)
+            message = _jpeg(bag.types, header, image) if compressed else image_message(bag.types, header, image)
+            bag.write(name, stamp, message)
+            count += 1
+    if not count:
+        raise SourceError(f"{path}: there was no image to write")
+    return count
+
+
+def _jpeg(types: MessageTypes, header: Any, image: NDArray[np.uint8]) -> Any:
+    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    return types.compressed_image(header=header, format="jpeg", data=types.to_data(encoded.tobytes()))
+
+
+def _latched_qos() -> Any:
+    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+    forever = QosTime(2147483647, 4294967295)
+    return Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, forever, forever,
+               QosLiveliness.AUTOMATIC, forever, False)

@@ -1,0 +1,97 @@
+"""Image files as a sequence of frames."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.config import InputConfig
+from efficient_matcher.core.image import to_frame
+from efficient_matcher.errors import SourceError
+from efficient_matcher.records import Frame
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FRAME_PERIOD_NS = 100_000_000  # between files whose names are no stamps
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8]:
+    """The image file as grey [H,W] uint8. Raises SourceError naming the file."""
+    return _decode(path, cv2.IMREAD_GRAYSCALE)
+
+
+def read_colour_image(path: Path | str) -> NDArray[np.uint8]:
+    """The image file as [H,W,3] uint8, blue green red. Raises SourceError naming the file."""
+    return _decode(path, cv2.IMREAD_COLOR)
+
+
+def list_images(source: Path | str | Sequence[Path | str]) -> list[Path]:
+    """Image files of a folder in the order of their names (numbers by value), or the files given, as given.
+
+    Raises SourceError when the folder is missing or holds no image.
+    """
+    if not isinstance(source, (str, Path)):
+        return [Path(path) for path in source]
+    folder = Path(source)
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: is not a folder of images")
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    if not paths:
+        raise SourceError(f"{folder}: holds no images ({' '.join(SUFFIXES)})")
+    return sorted(paths, key=_by_number)
+
+
+def stamps_of(paths: Sequence[Path]) -> list[int]:
+    """A stamp in ns for each file: its name where all names are numeric, else its place at 10 Hz.
+
+    Names with a point or of nine to eleven digits are seconds; 13, 16 and 19 digits are ms, us and ns, as
+    data sets write them; shorter ones are frame numbers at 10 Hz.
+    """
+    stamps = [_stamp_of_name(path.stem) for path in paths]
+    if any(stamp is None for stamp in stamps):
+        return [index * FRAME_PERIOD_NS for index in range(len(paths))]
+    return [stamp for stamp in stamps if stamp is not None]
+
+
+def read_frames(source: Path | str | Sequence[Path | str], config: InputConfig) -> Iterator[Frame]:
+    """Frames of a folder or list of image files. Raises SourceError naming the file that cannot be read."""
+    paths = list_images(source)
+    for path, stamp in zip(paths, stamps_of(paths)):
+        yield to_frame(read_image(path), config, stamp_ns=stamp, frame_id="")
+
+
+def _decode(path: Path | str, mode: int) -> NDArray[np.uint8]:
+    # Through bytes: cv2.imread cannot tell a missing file from a damaged one, nor open every name.
+    try:
+        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        image = cv2.imdecode(data, mode) if data.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise SourceError(f"{path}: is not an image")
+    return image
+
+
+def _stamp_of_name(stem: str) -> int | None:
+    if not re.fullmatch(r"\d+(\.\d+)?", stem):
+        return None
+    digits = len(stem.split(".")[0])
+    if "." in stem or 9 <= digits < 12:
+        return int(Decimal(stem) * 1_000_000_000)
+    if digits < 9:
+        return int(stem) * FRAME_PERIOD_NS
+    thousands = round((digits - 10) / 3)  # 1 for milliseconds, 2 for microseconds, 3 for nanoseconds
+    return int(stem) * 10 ** max(0, 9 - 3 * thousands)
+
+
+def _by_number(path: Path) -> list[tuple[int, Decimal, str]]:
+    parts = re.findall(r"\d+|\D+", path.stem)
+    return [(0, Decimal(part), "") if part.isdigit() else (1, Decimal(0), part) for part in parts]
