@@ -1,0 +1,55 @@
+"""Photometric change of a training view: light, contrast, blur, noise, compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How likely and how strong each change is; a strength is drawn uniformly up to the bound."""
+
+    probability: float = 0.35  # of each change, independently
+    gamma: tuple[float, float] = (0.6, 1.6)
+    gain: tuple[float, float] = (0.7, 1.3)
+    offset: float = 25.0  # grey levels
+    noise_sigma: float = 9.0  # grey levels
+    blur_px: int = 5  # length of the motion blur
+    jpeg_quality: tuple[int, int] = (35, 90)
+
+
+def augment(image: NDArray[np.uint8], rng: np.random.Generator, config: AugmentConfig) -> NDArray[np.uint8]:
+    """A changed copy of a grey image [H,W]; the geometry stays."""
+    if rng.random() < config.probability:
+        image = _light(image, rng, config)
+    if rng.random() < config.probability:
+        image = motion_blur(image, int(rng.integers(3, config.blur_px + 1)), rng.uniform(0, np.pi))
+    if rng.random() < config.probability:
+        noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(1, config.noise_sigma)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if rng.random() < config.probability:
+        quality = int(rng.integers(config.jpeg_quality[0], config.jpeg_quality[1] + 1))
+        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+    return image
+
+
+def motion_blur(image: NDArray[np.uint8], length_px: int, angle_rad: float) -> NDArray[np.uint8]:
+    """Average along a line of length_px at angle_rad, centred so that nothing shifts."""
+    size = length_px | 1
+    kernel = np.zeros((size, size), np.float32)
+    steps = np.linspace(-(length_px - 1) / 2, (length_px - 1) / 2, 8 * length_px)
+    columns = np.rint(steps * np.cos(angle_rad) + size // 2).astype(int)
+    rows = np.rint(steps * np.sin(angle_rad) + size // 2).astype(int)
+    np.add.at(kernel, (rows, columns), 1.0)
+    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+
+
+def _light(image: NDArray[np.uint8], rng: np.random.Generator, config: AugmentConfig) -> NDArray[np.uint8]:
+    levels = np.arange(256) / 255.0
+    curve = levels ** rng.uniform(*config.gamma) * rng.uniform(*config.gain) * 255.0
+    curve += rng.uniform(-config.offset, config.offset)
+    return cv2.LUT(image, np.clip(curve, 0, 255).astype(np.uint8))

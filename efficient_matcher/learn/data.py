@@ -1,0 +1,163 @@
+"""Training images and warped pairs of them.
+
+Every batch is a function of (seed, step) alone, so a resumed run sees what an unbroken one sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from efficient_matcher.errors import SourceError
+from efficient_matcher.learn.augment import AugmentConfig, augment
+from efficient_matcher.learn.homographies import HomographyRange, random_homography, warp
+from efficient_matcher.learn.labels import label_image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+MINIMUM_SIDE_PX = 64
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Grey images held in memory; `skipped` names what could not be used, with the reason."""
+
+    names: list[str]
+    images: list[NDArray[np.uint8]]
+    skipped: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_images(folder: Path, limit: int | None = None) -> ImageSet:
+    """All images of a folder and its subfolders, as grey. Unreadable and tiny ones are skipped.
+
+    Raises SourceError when none is left.
+    """
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)[:limit]
+    names, images, skipped = [], [], {}
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        name = str(path.relative_to(folder))
+        if image is None:
+            skipped[name] = "unreadable"
+        elif min(image.shape) < MINIMUM_SIDE_PX:
+            skipped[name] = f"smaller than {MINIMUM_SIDE_PX} px"
+        else:
+            names.append(name)
+            images.append(image)
+    if not images:
+        raise SourceError(f"{folder}: no usable image ({len(skipped)} skipped)")
+    return ImageSet(names, images, skipped)
+
+
+def label_images(
+    images: ImageSet, cache: Path, workers: int = 2, progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[NDArray[np.float32]]:
+    """Labels [N,3] (x, y, share) of every image, kept in `cache` (npz) and made only where missing."""
+    known = _read_labels(cache)
+    missing = [i for i, name in enumerate(images.names) if name not in known]
+    if missing:
+        with ProcessPoolExecutor(max_workers=workers) as pool:
+            jobs = pool.map(label_image, (images.images[i] for i in missing), missing, chunksize=4)
+            for done, (i, points) in enumerate(zip(missing, jobs), 1):
+                known[images.names[i]] = points
+                progress(done, len(missing))
+        _write_labels(cache, known)
+    return [known[name] for name in images.names]
+
+
+def _read_labels(cache: Path) -> dict[str, NDArray[np.float32]]:
+    if not cache.exists():
+        return {}
+    with np.load(cache) as stored:
+        parts = np.split(stored["points"], np.cumsum(stored["counts"])[:-1])
+        return dict(zip(stored["names"].tolist(), parts))
+
+
+def _write_labels(cache: Path, labels: dict[str, NDArray[np.float32]]) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(".partial.npz")
+    np.savez(partial, names=np.array(list(labels)), counts=np.array([len(p) for p in labels.values()]),
+             points=np.concatenate(list(labels.values())))
+    partial.replace(cache)
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """Size and kind of the training pairs."""
+
+    width: int = 256
+    height: int = 192
+    pairs: int = 6  # per step
+    labels_per_view: int = 160
+    minimum_share: float = 0.4  # of the warps that must have found a label point
+    warp: HomographyRange = HomographyRange()
+    photometric: AugmentConfig = AugmentConfig()
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """images [2B,1,h,w] in [0,1], first all views 0, then all views 1; H_0to1 [B,3,3] float32.
+
+    labels: one [N,3] (x, y, share) array for each of the 2B views.
+    """
+
+    images: Tensor
+    H_0to1: Tensor
+    labels: list[NDArray[np.float32]]
+
+
+def pair_batch(
+    images: ImageSet, labels: Sequence[NDArray[np.float32]], config: PairConfig, seed: int, step: int
+) -> PairBatch:
+    """The batch of one step."""
+    rng = np.random.default_rng([seed, step])
+    views0, views1, labels0, labels1, transforms = [], [], [], [], []
+    for index in rng.choice(len(images), config.pairs, replace=len(images) < config.pairs):
+        view, points = _crop(images.images[index], labels[index], config, rng)
+        H_0to1 = random_homography(rng, config.width, config.height, config.warp)
+        warped = cv2.warpPerspective(view, H_0to1, (config.width, config.height), flags=cv2.INTER_LINEAR)
+        views0.append(augment(view, rng, config.photometric))
+        views1.append(augment(warped, rng, config.photometric))
+        labels0.append(points)
+        labels1.append(_inside(np.column_stack([warp(points[:, :2], H_0to1), points[:, 2]]), config))
+        transforms.append(H_0to1)
+    stacked = torch.from_numpy(np.stack(views0 + views1)[:, None]).float() / 255
+    return PairBatch(stacked, torch.from_numpy(np.stack(transforms)).float(), labels0 + labels1)
+
+
+def _crop(
+    image: NDArray[np.uint8], labels: NDArray[np.float32], config: PairConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A random part of the image, brought to the training size, with its best labels."""
+    height, width = image.shape
+    if rng.random() < 0.5:
+        image, labels = image[:, ::-1], labels * np.float32([-1, 1, 1]) + np.float32([width - 1, 0, 0])
+    largest = min(width / config.width, height / config.height)
+    zoom = rng.uniform(0.55, 1.0) * largest  # source pixels per training pixel, before the aspect varies
+    crop_w = min(width, round(config.width * zoom * rng.uniform(1.0, 1.25)))
+    crop_h = min(height, round(config.height * zoom * rng.uniform(1.0, 1.25)))
+    x0, y0 = rng.integers(0, width - crop_w + 1), rng.integers(0, height - crop_h + 1)
+    part = np.ascontiguousarray(image[y0 : y0 + crop_h, x0 : x0 + crop_w])
+    shrinks = crop_w > config.width
+    view = cv2.resize(part, (config.width, config.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    scale = np.float32([config.width / crop_w, config.height / crop_h])
+    points = (labels[:, :2] - np.float32([x0, y0]) + 0.5) * scale - 0.5
+    return view, _inside(np.column_stack([points, labels[:, 2]]), config)
+
+
+def _inside(points: NDArray[np.floating], config: PairConfig) -> NDArray[np.float32]:
+    """Points within the view and found often enough, the best `labels_per_view` of them."""
+    x, y, share = points.T
+    keep = (x >= 0) & (y >= 0) & (x <= config.width - 1) & (y <= config.height - 1) & (share >= config.minimum_share)
+    kept = points[keep]
+    return kept[np.argsort(-kept[:, 2], kind="stable")[: config.labels_per_view]].astype(np.float32)

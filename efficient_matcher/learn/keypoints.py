@@ -1,0 +1,60 @@
+"""Differentiable keypoints: peaks of a score map, moved to the centroid of their surroundings.
+
+The same centroid is what `core/features.py` computes at run time, so that what is trained is what
+is deployed.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+REACH = 2  # the centroid is taken over 5x5 pixels
+
+
+def find_peaks(scores: Tensor, count: int, radius: int = 4, border: int = 4) -> tuple[Tensor, Tensor]:
+    """The best `count` local maxima of score maps [B,H,W]: integer positions [B,count,2], mask [B,count].
+
+    Missing peaks are (border, border) with a False mask. No gradient.
+    """
+    maps = scores.detach().numpy()
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    positions = np.full((len(maps), count, 2), border, np.int64)
+    found = np.zeros((len(maps), count), bool)
+    for b, score in enumerate(maps):
+        peaks = score == cv2.dilate(score, kernel)
+        inner = np.zeros_like(peaks)
+        inner[border:-border, border:-border] = peaks[border:-border, border:-border]
+        y, x = np.nonzero(inner)
+        best = np.argsort(-score[y, x], kind="stable")[:count]
+        positions[b, : len(best)] = np.column_stack([x[best], y[best]])
+        found[b, : len(best)] = True
+    return torch.from_numpy(positions), torch.from_numpy(found)
+
+
+def centroids(scores: Tensor, peaks: Tensor) -> Tensor:
+    """Sub-pixel positions [B,N,2]: centroid of the scores [B,H,W] in 5x5 pixels around peaks [B,N,2]."""
+    batch, height, width = scores.shape
+    steps = torch.arange(-REACH, REACH + 1)
+    dy, dx = (g.reshape(-1) for g in torch.meshgrid(steps, steps, indexing="ij"))
+    x = (peaks[..., :1] + dx).clamp(0, width - 1)
+    y = (peaks[..., 1:] + dy).clamp(0, height - 1)
+    patches = scores.reshape(batch, -1).gather(1, (y * width + x).reshape(batch, -1)).reshape(x.shape)
+    weights = patches / (patches.sum(-1, keepdim=True) + 1e-12)
+    offsets = torch.stack([(weights * dx).sum(-1), (weights * dy).sum(-1)], dim=-1)
+    return peaks + offsets
+
+
+def warp_points(points: Tensor, H: Tensor) -> Tensor:
+    """Map points [B,N,2] by H [B,3,3]; behind the horizon they land far outside."""
+    mapped = points @ H[:, :, :2].transpose(1, 2) + H[:, None, :, 2]
+    depth = torch.where(mapped[..., 2:] > 1e-6, mapped[..., 2:], torch.full_like(mapped[..., 2:], 1e-6))
+    return mapped[..., :2] / depth
+
+
+def inside(points: Tensor, width: int, height: int, border: float = 4.0) -> Tensor:
+    """Mask [B,N] of the points [B,N,2] at least `border` px from the edge."""
+    x, y = points[..., 0], points[..., 1]
+    return (x >= border) & (y >= border) & (x <= width - 1 - border) & (y <= height - 1 - border)

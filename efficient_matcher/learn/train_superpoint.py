@@ -1,0 +1,130 @@
+"""Training of SuperPoint on warped pairs of natural images.
+
+First the labels of `labels.py` teach where repeatable points are; once peaks have formed, the
+distance between repeated peaks teaches their position to a fraction of a pixel, and the network's
+own repeated peaks join the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from efficient_matcher.learn import losses
+from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
+from efficient_matcher.learn.keypoints import centroids, find_peaks, warp_points
+from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig, sample_descriptors, score_map
+from efficient_matcher.learn.training import Loop, LoopConfig
+
+COMPACT = SuperPointConfig(widths=(16, 16, 32, 32, 48, 48, 96, 96), detector_width=64, descriptor_width=96,
+                           descriptor_dim=128, batch_norm=True, location_width=16)
+
+
+@dataclass(frozen=True)
+class SuperPointTraining:
+    """Everything a run depends on besides its images."""
+
+    network: SuperPointConfig = COMPACT
+    pairs: PairConfig = PairConfig()
+    loop: LoopConfig = LoopConfig()
+    peaks: int = 140  # per view
+    correspondences: int = 96  # per direction
+    repeat_px: float = 3.0  # peaks this close under the true warp are one place
+    location_weight: float = 1.0
+    descriptor_weight: float = 1.0
+    reprojection_weight: float = 1.0
+    reprojection_from: float = 0.05  # share of the run after which peaks are worth moving
+    reprojection_full: float = 0.35
+    self_label_from: float = 0.45
+    self_label_weight: float = 0.5  # the labels keep the rest
+    description: dict[str, object] = field(default_factory=dict)  # of the data, kept with the weights
+
+
+class Learner(nn.Module):
+    """The network and the learned temperature of its descriptor loss."""
+
+    def __init__(self, config: SuperPointConfig) -> None:
+        super().__init__()
+        self.network = SuperPoint(config)
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(14.0))))
+
+
+def train_superpoint(
+    images: ImageSet, labels: Sequence[NDArray[np.float32]], config: SuperPointTraining, folder: Path
+) -> tuple[SuperPoint, float]:
+    """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
+
+    Raises TrainingError as `Loop` does.
+    """
+    torch.manual_seed(config.loop.seed)
+    learner = Learner(config.network).to(memory_format=torch.channels_last)
+    loop = Loop(learner, config.loop, folder, {"kind": "superpoint", **asdict(config)})
+    loop.resume()
+
+    def step(index: int) -> tuple[Tensor, dict[str, float]]:
+        batch = pair_batch(images, labels, config.pairs, config.loop.seed, index)
+        return superpoint_loss(learner, batch, config, index / config.loop.steps)
+
+    averaged = loop.run(step)
+    return averaged.network, loop.seconds / 3600
+
+
+def superpoint_loss(
+    learner: Learner, batch: PairBatch, config: SuperPointTraining, progress: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of one batch at `progress` in [0,1) of the run, and its parts for the log."""
+    size = (batch.images.shape[3], batch.images.shape[2])
+    shape = (len(batch.images), size[1], size[0])
+    logits, coarse = learner.network(batch.images.contiguous(memory_format=torch.channels_last))
+    scores = score_map(logits)
+    peaks, found = find_peaks(scores, config.peaks)
+    (points0, points1), (found0, found1) = centroids(scores, peaks).chunk(2), found.chunk(2)
+    partner, visible0, visible1 = losses.repeated_peaks(points0, points1, found0, found1, batch.H_0to1, size,
+                                                        config.repeat_px)
+    mass = losses.draw_labels(batch.labels, shape)
+    detector = losses.detector_loss(logits, mass)
+    if progress >= config.self_label_from:
+        own, counts = losses.self_labels(points0, points1, partner, visible0, visible1, batch.H_0to1, size)
+        detector = torch.lerp(detector, losses.detector_loss(logits, own, counts), config.self_label_weight)
+    location = losses.location_loss(logits, mass)
+    reprojection = losses.reprojection_loss(points0, points1, partner, batch.H_0to1)
+    descriptor = _descriptor_loss(learner, coarse, points0, points1, visible0, visible1, batch.H_0to1, config)
+    total = (detector + config.location_weight * location + config.descriptor_weight * descriptor
+             + _ramp(progress, config) * reprojection)
+    repeated = (partner >= 0).sum() / visible0.sum().clamp(min=1)
+    parts = {"detector": detector, "location": location, "descriptor": descriptor, "reprojection_px": reprojection,
+             "repeated": repeated}
+    return total, {name: part.item() for name, part in parts.items()}
+
+
+def _ramp(progress: float, config: SuperPointTraining) -> float:
+    span = config.reprojection_full - config.reprojection_from
+    return config.reprojection_weight * float(np.clip((progress - config.reprojection_from) / span, 0, 1))
+
+
+def _descriptor_loss(
+    learner: Learner, coarse: Tensor, points0: Tensor, points1: Tensor, visible0: Tensor, visible1: Tensor,
+    H_0to1: Tensor, config: SuperPointTraining,
+) -> Tensor:
+    """Correspondences from the peaks of both views, carried over by the true homography."""
+    with torch.no_grad():
+        from0, ok0 = _choose(points0, visible0, config.correspondences)
+        from1, ok1 = _choose(points1, visible1, config.correspondences)
+        places0 = torch.cat([from0, warp_points(from1, torch.linalg.inv(H_0to1))], dim=1)
+        places1 = torch.cat([warp_points(from0, H_0to1), from1], dim=1)
+        valid = torch.cat([ok0, ok1], dim=1)
+    coarse0, coarse1 = coarse.chunk(2)
+    return losses.descriptor_loss(sample_descriptors(coarse0, places0), sample_descriptors(coarse1, places1), places1,
+                                  valid, learner.log_scale.exp().clamp(max=100))
+
+
+def _choose(points: Tensor, eligible: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`count` random eligible points of each view [B,count,2], and which of them are real [B,count]."""
+    order = (torch.rand(eligible.shape) + eligible.float()).topk(min(count, eligible.shape[1]), dim=1).indices
+    return points.gather(1, order[..., None].expand(-1, -1, 2)), eligible.gather(1, order)

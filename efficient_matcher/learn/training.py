@@ -1,0 +1,168 @@
+"""The training loop both networks share: schedule, averaging, checkpoints, resume, progress.
+
+A run is a folder: `checkpoint.pt` (everything needed to go on), `log.jsonl` (one line every few
+steps). A step's data and noise depend on (seed, step) alone, so resuming changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from efficient_matcher.errors import MatcherError
+
+StepFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
+
+
+class TrainingError(MatcherError):
+    """A run that cannot start or go on: other configuration, NaN loss, unwritable folder."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to learn."""
+
+    steps: int = 4000
+    learning_rate: float = 3e-3
+    final_share: float = 0.02  # of the learning rate, at the end of the cosine
+    warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    average_decay: float = 0.998  # of the averaged weights, which are the result
+    seed: int = 0
+    checkpoint_minutes: float = 4.0
+    log_every: int = 20
+
+
+class Loop:
+    """Runs a step function from where the folder's checkpoint left off."""
+
+    def __init__(self, model: nn.Module, config: LoopConfig, folder: Path, description: dict[str, Any]) -> None:
+        """description: the settings that must agree for a checkpoint to be resumed."""
+        self.model, self.config, self.folder = model, config, Path(folder)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate,
+                                           weight_decay=config.weight_decay)
+        self.description = json.loads(json.dumps({**description, "loop": asdict(config)}))
+        self.step = 0
+        self.seconds = 0.0  # spent training, over all resumes
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The file a resumed run reads."""
+        return self.folder / "checkpoint.pt"
+
+    def resume(self) -> bool:
+        """Continue from the folder's checkpoint, if there is one.
+
+        Raises TrainingError when it belongs to another configuration or cannot be read.
+        """
+        if not self.checkpoint_path.exists():
+            return False
+        try:
+            state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise TrainingError(f"{self.checkpoint_path}: not a readable checkpoint ({type(error).__name__})") from None
+        if state["description"] != self.description:
+            raise TrainingError(f"{self.checkpoint_path}: belongs to another configuration "
+                                f"({_difference(state['description'], self.description)}); choose another folder")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def run(self, step_function: StepFunction) -> nn.Module:
+        """Train to the last step and return the averaged model.
+
+        A checkpoint is written every few minutes and on Ctrl-C. Raises TrainingError on a NaN loss,
+        leaving the last checkpoint as it was.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        saved = time.monotonic()
+        with _progress() as progress:
+            task = progress.add_task("training", total=self.config.steps, completed=self.step, figures="")
+            try:
+                while self.step < self.config.steps:
+                    figures = self._one_step(step_function)
+                    progress.update(task, completed=self.step, figures=figures)
+                    if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                        self.save()
+                        saved = time.monotonic()
+            except KeyboardInterrupt:
+                self.save()
+                raise
+        self.save()
+        return self.average.module
+
+    def save(self) -> None:
+        """Write the checkpoint; the file is replaced only once the new one is whole."""
+        state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
+                 "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
+                 "description": self.description}
+        partial = self.checkpoint_path.with_suffix(".partial")
+        try:
+            torch.save(state, partial)
+            partial.replace(self.checkpoint_path)
+        except (OSError, RuntimeError) as error:  # torch wraps a full disk in RuntimeError
+            partial.unlink(missing_ok=True)
+            raise TrainingError(f"{self.checkpoint_path}: cannot be written ({str(error).splitlines()[0]})") from None
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to `final_share`."""
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / config.steps))
+        return config.learning_rate * warm * (config.final_share + (1 - config.final_share) * cosine)
+
+    def _one_step(self, step_function: StepFunction) -> str:
+        started = time.monotonic()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        loss, parts = step_function(self.step)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"{self.folder}: the loss is not finite at step {self.step}; "
+                                "lower the learning rate and resume from the checkpoint")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        return self._log({"loss": loss.item(), **parts})
+
+    def _log(self, parts: dict[str, float]) -> str:
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            entry = {"step": self.step, "seconds": round(self.seconds, 1),
+                     **{k: round(v, 5) for k, v in parts.items()}}
+            with (self.folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+        return " ".join(f"{k} {v:.3f}" for k, v in parts.items())
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                    TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and a != b:
+            return _difference(a, b, f"{prefix}{key}.")
+        if a != b:
+            return f"{prefix}{key}: {a} there, {b} here"
+    return "same settings"
