@@ -1,0 +1,114 @@
+"""CameraInfo -> viewing rays of keypoints.
+
+Rays are (x, y, 1) in the camera's optical frame. With a raw image they are undistorted by K and D;
+with a rectified one they come from P. Works on the messages of rclpy and of rosbags, ROS 1 (K, D, P)
+and ROS 2 (k, d, p).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.errors import MatcherError
+
+PINHOLE_MODELS = ("", "plumb_bob", "rational_polynomial")
+FISHEYE_MODELS = ("equidistant", "fisheye")
+_CRITERIA = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-9)
+_FISHEYE_FAILED = 1e5  # cv2.fisheye marks what it cannot undistort with a huge number
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """Intrinsics of one camera for the pixels its images really have (binning and region of interest applied).
+
+    matrix: [3,3] K of the raw image; distortion: [n]; rectified: [3,3] left part of P; size: (width, height) px.
+    """
+
+    matrix: NDArray[np.float64]
+    distortion: NDArray[np.float64]
+    rectified: NDArray[np.float64]
+    size: tuple[int, int]
+    fisheye: bool
+
+    @classmethod
+    def from_message(cls, info: Any) -> CameraModel:
+        """The model of a sensor_msgs/CameraInfo; raises MatcherError for an uncalibrated or unknown one."""
+        model = str(info.distortion_model).strip().lower()
+        if model not in PINHOLE_MODELS + FISHEYE_MODELS:
+            raise MatcherError(f"camera_info: unknown distortion_model '{model}'")
+        matrix, distortion = _values(info, "k").reshape(3, 3), _values(info, "d")
+        rectified = _values(info, "p").reshape(3, 4)[:, :3]
+        if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+            raise MatcherError("camera_info: not calibrated, k is zero")
+        fisheye = model in FISHEYE_MODELS
+        _check_distortion(distortion, fisheye)
+        return cls(_cropped(matrix, info), distortion, _cropped(rectified, info), _image_size(info), fisheye)
+
+    def rays(self, points: NDArray[np.float32], image_size: tuple[int, int], undistort: bool = True) -> NDArray[np.float32]:
+        """Rays [K,3] float32 of pixels [K,2]; NaN where the distortion cannot be inverted.
+
+        image_size: (width, height) of the image the points lie in. undistort: True for a raw image, False for a
+        rectified one. Raises MatcherError when the CameraInfo is of another image size, or has no P for a rectified one.
+        """
+        if image_size != self.size:
+            raise MatcherError("camera_info is for {}x{} images, the image is {}x{}".format(*self.size, *image_size))
+        rays = np.ones((len(points), 3), np.float32)
+        if undistort:
+            rays[:, :2] = self._undistorted(points)
+        elif self.rectified[0, 0] <= 0:
+            raise MatcherError("camera_info: p is zero, so rays of rectified images are unknown")
+        else:
+            rays[:, :2] = _normalised(points, self.rectified)
+        rays[~np.isfinite(rays).all(axis=1)] = np.nan
+        return rays
+
+    def _undistorted(self, points: NDArray[np.float32]) -> NDArray[np.float64]:
+        if not len(points) or (not self.fisheye and not self.distortion.any()):
+            return _normalised(points, self.matrix)
+        source = points.astype(np.float64).reshape(-1, 1, 2)
+        if not self.fisheye:
+            # OpenCV 4 gives the variant with a stop criterion a name of its own, 5 an argument
+            undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
+            return undistort(source, self.matrix, self.distortion, R=np.eye(3), P=np.eye(3), criteria=_CRITERIA)[:, 0]
+        rays = cv2.fisheye.undistortPoints(source, self.matrix, self.distortion)[:, 0]
+        rays[np.abs(rays).max(axis=1) > _FISHEYE_FAILED] = np.nan
+        return rays
+
+
+def _normalised(points: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (points - matrix[:2, 2]) / np.array([matrix[0, 0], matrix[1, 1]])
+
+
+def _values(info: Any, name: str) -> NDArray[np.float64]:
+    values = getattr(info, name) if hasattr(info, name) else getattr(info, name.upper())
+    return np.array(values, np.float64)
+
+
+def _check_distortion(distortion: NDArray[np.float64], fisheye: bool) -> None:
+    allowed = (4,) if fisheye else (0, 4, 5, 8, 12, 14)
+    if len(distortion) not in allowed:
+        raise MatcherError(f"camera_info: d has {len(distortion)} values, expected one of {allowed}")
+
+
+def _binning(info: Any) -> tuple[int, int]:
+    return max(1, int(info.binning_x)), max(1, int(info.binning_y))  # the message's 0 means 1
+
+
+def _image_size(info: Any) -> tuple[int, int]:
+    width, height = int(info.roi.width) or int(info.width), int(info.roi.height) or int(info.height)
+    return width // _binning(info)[0], height // _binning(info)[1]
+
+
+def _cropped(matrix: NDArray[np.float64], info: Any) -> NDArray[np.float64]:
+    """The matrix for the pixels after region of interest and binning; pixel centres at integers."""
+    scale = np.array(_binning(info), np.float64)
+    offset = np.array([info.roi.x_offset, info.roi.y_offset], np.float64)
+    result = matrix.copy()
+    result[0, 0], result[1, 1] = matrix[0, 0] / scale[0], matrix[1, 1] / scale[1]
+    result[:2, 2] = (matrix[:2, 2] - offset + 0.5) / scale - 0.5
+    return result
