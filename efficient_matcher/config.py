@@ -107,7 +107,9 @@ class NodeConfig:
                                     "sensor_msgs/CompressedImage on `image/compressed`", choices=("raw", "compressed"), dynamic=False)
     stereo: bool = _setting(False, "match left/image with right/image instead of tracking one camera", dynamic=False)
     stereo_slop_s: float = _setting(0.005, "stamps of a stereo pair may differ by this", unit="s", minimum=0.0, maximum=1.0, dynamic=False)
-    undistort: bool = _setting(True, "with a CameraInfo, rays are undistorted; homographies stay in image pixels")
+    undistort: bool = _setting(True, "true for raw images: rays are undistorted by K and D of the CameraInfo; false for rectified "
+                               "ones: rays come from its P. Homographies stay in image pixels either way")
+    lazy: bool = _setting(True, "while nobody subscribes to results, the cameras are not subscribed to either")
     debug_max_matches: int = _setting(200, "matches drawn on the debug image", minimum=0, maximum=8192)
     diagnostics_period_s: float = _setting(1.0, "period of /diagnostics", unit="s", minimum=0.1, maximum=60.0, dynamic=False)
 
