@@ -73,14 +73,13 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class TrueFrame:
-    """One camera image with its truth.
+class FrameTruth:
+    """What is known of one camera image.
 
-    image: [H,W] uint8. H_previous_to_current: [3,3] float64, h22 = 1; None for the first frame and
-    where the scene changes. scene_change: this frame shows another photograph than the one before.
+    H_previous_to_current: [3,3] float64, h22 = 1; None for the first frame and where the scene
+    changes. scene_change: this frame shows another photograph than the one before.
     """
 
-    image: NDArray[np.uint8]
     stamp_ns: int
     photo: str
     H_previous_to_current: NDArray[np.float64] | None
@@ -110,8 +109,10 @@ def make_clips(
     return [Clip(name, photo, _fitting_path(name, photo, size, rng)) for name, photo in photos]
 
 
-def render_clips(clips: Sequence[Clip], frames_per_clip: int, seed: int = 0) -> Iterator[TrueFrame]:
-    """The clips one after the other, as the camera records them; the same for the same seed.
+def render_clips(
+    clips: Sequence[Clip], frames_per_clip: int, seed: int = 0
+) -> Iterator[tuple[NDArray[np.uint8], FrameTruth]]:
+    """The clips one after the other, as the camera records them: (image [H,W], truth); the same for the same seed.
 
     Raises ValueError for fewer than two frames a clip.
     """
@@ -124,9 +125,9 @@ def render_clips(clips: Sequence[Clip], frames_per_clip: int, seed: int = 0) -> 
         for step in range(frames_per_clip):
             u = step / frames_per_clip
             view = clip.path.view(u)
-            truth = None if previous is None else between(previous, view)
-            image = expose(clip, u, 1 / frames_per_clip, rng)
-            yield TrueFrame(image, stamp_ns(index), clip.name, truth, scene_change=previous is None and index > 0)
+            H = None if previous is None else between(previous, view)
+            truth = FrameTruth(stamp_ns(index), clip.name, H, scene_change=previous is None and index > 0)
+            yield expose(clip, u, 1 / frames_per_clip, rng), truth
             previous, index = view, index + 1
 
 
