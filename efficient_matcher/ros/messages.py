@@ -93,10 +93,10 @@ def decode_message(message: Any) -> NDArray[np.uint8]:
     Raises ImageError naming the field that is wrong.
     """
     if not hasattr(message, "encoding"):
-        return core_image.decode_compressed(_buffer(message.data))
+        return core_image.decode_compressed(message.data)
     try:
-        return core_image.decode_image(_buffer(message.data), int(message.height), int(message.width),
-                                       str(message.encoding), int(message.step), bool(message.is_bigendian))
+        return core_image.decode_image(message.data, message.height, message.width, message.encoding, message.step,
+                                       bool(message.is_bigendian))
     except ImageError:
         if message.encoding in core_image.ENCODINGS:
             raise
@@ -221,10 +221,10 @@ def unpack_cloud(message: Any, dtype: np.dtype[np.void]) -> NDArray[np.void]:
     except ValueError as error:
         raise MatcherError(f"the cloud's fields are inconsistent: {error}") from None
     count = int(message.width) * int(message.height)
-    data = _buffer(message.data)
-    if len(data) < count * stored.itemsize:
-        raise MatcherError(f"the cloud's data hold {len(data)} bytes, {count * stored.itemsize} expected")
-    source = np.frombuffer(data, stored, count) if count else np.zeros(0, stored)
+    size = memoryview(message.data).nbytes
+    if size < count * stored.itemsize:
+        raise MatcherError(f"the cloud's data hold {size} bytes, {count * stored.itemsize} expected")
+    source = np.frombuffer(message.data, stored, count) if count else np.zeros(0, stored)
     rows = np.zeros(count, dtype)
     for name in dtype.names or ():
         rows[name] = source[name].reshape(rows[name].shape)
@@ -238,10 +238,6 @@ def _fields(types: MessageTypes, dtype: np.dtype[np.void]) -> list[Any]:
         fields.append(types.point_field(name=name, offset=int(dtype.fields[name][1]),
                                         datatype=_DATATYPES[f"{base.kind}{base.itemsize}"], count=int(shape[0])))
     return fields
-
-
-def _buffer(data: Any) -> memoryview:
-    return memoryview(data).cast("B") if len(data) else memoryview(b"")
 
 
 def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8] | None:

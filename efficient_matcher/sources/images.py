@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import InputConfig
-from efficient_matcher.core.image import to_frame
-from efficient_matcher.errors import SourceError
+from efficient_matcher.core.image import decode_compressed, to_frame
+from efficient_matcher.errors import ImageError, SourceError
 from efficient_matcher.records import Frame
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -21,13 +20,14 @@ FRAME_PERIOD_NS = 100_000_000  # between files whose names are no stamps
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
-    """The image file as grey [H,W] uint8. Raises SourceError naming the file."""
-    return _decode(path, cv2.IMREAD_GRAYSCALE)
-
-
-def read_colour_image(path: Path | str) -> NDArray[np.uint8]:
-    """The image file as [H,W,3] uint8, blue green red. Raises SourceError naming the file."""
-    return _decode(path, cv2.IMREAD_COLOR)
+    """The image file as grey [H,W] uint8, by the decoder of live compressed images. Raises SourceError naming it."""
+    # Through bytes: cv2.imread cannot tell a missing file from a damaged one, nor open every name.
+    try:
+        return decode_compressed(Path(path).read_bytes())
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+    except ImageError as error:
+        raise SourceError(f"{path}: {error}") from None
 
 
 def list_images(source: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -63,21 +63,6 @@ def read_frames(source: Path | str | Sequence[Path | str], config: InputConfig) 
     paths = list_images(source)
     for path, stamp in zip(paths, stamps_of(paths)):
         yield to_frame(read_image(path), config, stamp_ns=stamp, frame_id="")
-
-
-def _decode(path: Path | str, mode: int) -> NDArray[np.uint8]:
-    # Through bytes: cv2.imread cannot tell a missing file from a damaged one, nor open every name.
-    try:
-        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        image = cv2.imdecode(data, mode) if data.size else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise SourceError(f"{path}: is not an image")
-    return image
 
 
 def _stamp_of_name(stem: str) -> int | None:

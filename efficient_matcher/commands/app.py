@@ -1,0 +1,132 @@
+"""Subcommands: arguments to a call, nothing more. Heavy imports are inside, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, List, Optional  # typer evaluates these on every Python we support
+
+import typer
+from typer.core import TyperGroup
+
+from efficient_matcher.errors import MatcherError
+
+
+class _Group(TyperGroup):
+    """Expected failures are one line and exit 1; an interrupt is one line and exit 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MatcherError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Feature matching in real time on a robot's CPU: replay recordings, match images, measure, train.")
+
+
+class Mode(str, Enum):
+    """Which earlier frame each frame is matched with."""
+
+    sequential = "sequential"
+    keyframe = "keyframe"
+
+
+class Storage(str, Enum):
+    """Storage of a rosbag2 bag."""
+
+    mcap = "mcap"
+    sqlite3 = "sqlite3"
+
+
+BundleOption = Annotated[Optional[str], typer.Option(
+    "--bundle", metavar="NAME|PATH", help="Model bundle: one that ships, or a folder. [dim]default: default[/dim]")]
+ConfigOption = Annotated[Optional[Path], typer.Option(
+    "--config", metavar="YAML", help="Settings file; only what differs from the defaults (see dump-config).")]
+SetOption = Annotated[Optional[List[str]], typer.Option(
+    "--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated, and wins over --config.")]
+ThreadsOption = Annotated[Optional[int], typer.Option(
+    "--threads", min=0, help="Threads of the networks; 0 takes all the process may use.")]
+JsonOption = Annotated[Optional[Path], typer.Option(
+    "--json", metavar="FILE", help="Write the table's numbers, and more, as JSON.")]
+
+
+@app.command()
+def replay(
+    bag: Annotated[Path, typer.Argument(metavar="BAG", help="rosbag2 folder, .mcap, .db3, or a ROS 1 .bag.")],
+    topic: Annotated[Optional[str], typer.Option("--topic", help="Image topic; needed when there are several.")] = None,
+    out: Annotated[Optional[Path], typer.Option(
+        "--out", metavar="DIR", help="Folder of the results. [dim]default: <bag>-matches[/dim]")] = None,
+    mode: Annotated[Optional[Mode], typer.Option("--mode", help="Match with the previous frame, or a keyframe.")] = None,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Read only so many images.")] = None,
+    video: Annotated[bool, typer.Option("--video/--no-video", help="Annotated video, or a strip of pairs.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier replay.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Run a recorded bag through the pipeline of the live node.
+
+    Writes a bag of matches and homographies, summary.json, and video.mp4 or strip.png. Ctrl-C leaves them complete.
+    """
+    from efficient_matcher.commands import replay as command
+    settings = _config(config, set_, bundle, threads, track__mode=None if mode is None else mode.value)
+    if not command.run(command.ReplayOptions(bag, topic, out, settings, json, video, limit, overwrite)):
+        print("interrupted; what was written is complete", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+@app.command()
+def match(
+    image0: Annotated[Path, typer.Argument(metavar="A", help="Reference image file.")],
+    image1: Annotated[Path, typer.Argument(metavar="B", help="Current image file.")],
+    out: Annotated[Optional[Path], typer.Option("--out", metavar="PNG", help="Draw the matches side by side.")] = None,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Match two image files; print the homography from A to B."""
+    from efficient_matcher.commands import match as command
+    command.run(command.MatchOptions(image0, image1, out, json, _config(config, set_, bundle, threads)))
+
+
+@app.command("make-bag")
+def make_bag(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images; numeric file names become their stamps.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The bag's folder, which must not exist yet.")],
+    storage: Annotated[Storage, typer.Option("--storage", help="Storage of the bag.")] = Storage.mcap,
+    compressed: Annotated[bool, typer.Option("--compressed/--raw", help="JPEG CompressedImage, or raw Image.")] = False,
+    topic: Annotated[str, typer.Option("--topic", help="Image topic.")] = "/camera/image_raw",
+    frame_id: Annotated[str, typer.Option("--frame-id", help="frame_id of the images.")] = "camera",
+) -> None:
+    """Make a bag of a folder of images, to replay pictures that never were a recording."""
+    from efficient_matcher.commands import make_bag as command
+    command.run(folder, out, topic=topic, frame_id=frame_id, storage=storage.value, compressed=compressed)
+
+
+@app.command("dump-config")
+def dump_config(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    out: Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="Write there instead of printing.")] = None,
+) -> None:
+    """Print every setting in force, with unit, range and description, as YAML that --config reads."""
+    from efficient_matcher.commands import dump_config as command
+    command.run(_config(config, set_), out)
+
+
+def _config(file: Path | None, assignments: list[str] | None, bundle: str | None = None, threads: int | None = None,
+            **overrides: Any) -> Any:
+    from efficient_matcher.commands.common import build_config
+    return build_config(file, assignments or (), model__bundle=bundle, model__threads=threads, **overrides)

@@ -1,0 +1,98 @@
+"""What the commands share: overrides from the command line, stopping in good order, percentiles, tables."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+import yaml
+
+from efficient_matcher.config import Config, load_config, settings
+from efficient_matcher.errors import ConfigError
+
+
+def build_config(file: Path | None = None, assignments: Sequence[str] = (), **overrides: Any) -> Config:
+    """Defaults, then the YAML file, then `section.key=value` assignments, then keyword overrides that are not None.
+
+    Keywords name settings with a double underscore: `model__bundle="default"`.
+    Raises ConfigError naming the key.
+    """
+    named = {name.replace("__", "."): value for name, value in overrides.items() if value is not None}
+    return load_config(file, {**parse_assignments(assignments), **named})
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`section.key=value` texts as a mapping, values in the type of their setting. Raises ConfigError."""
+    kinds = {setting.name: type(setting.default) for setting in settings()}
+    values = {}
+    for text in assignments:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ConfigError(f"'{text}' is not of the form section.key=value")
+        values[name] = _typed(value, kinds.get(name, str))
+    return values
+
+
+class StopSignals:
+    """While active, Ctrl-C and SIGTERM set `requested` instead of interrupting; a second one interrupts after all."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def distribution(values: Sequence[float], percentiles: Sequence[int] = (10, 50, 90)) -> dict[str, float] | None:
+    """Median, the other percentiles, minimum and maximum by name; None without values."""
+    if not len(values):
+        return None
+    named = {("median" if p == 50 else f"p{p}"): float(np.percentile(values, p)) for p in percentiles}
+    return {**named, "min": float(np.min(values)), "max": float(np.max(values))}
+
+
+def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """A two-column table on standard output."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))  # brackets in file names are no markup
+    Console().print(table)
+
+
+def _typed(text: str, kind: type) -> Any:
+    # YAML reads 1e-3 as a text; a float setting must take it all the same.
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    if kind is str:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

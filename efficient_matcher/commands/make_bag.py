@@ -1,0 +1,37 @@
+"""`make-bag`: a folder of images as a bag, to replay pictures that never were a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.errors import SourceError
+from efficient_matcher.sources.bag_writer import Storage, write_image_bag
+from efficient_matcher.sources.images import list_images, stamps_of
+
+
+def run(folder: Path, out: Path, *, topic: str, frame_id: str, storage: Storage, compressed: bool) -> int:
+    """Write the images of `folder` to the new bag `out`, stamped by their names; returns how many.
+
+    Raises MatcherError naming the folder, the image or the bag.
+    """
+    paths = list_images(folder)
+    count = write_image_bag(out, _images(paths), topic=topic, frame_id=frame_id, storage=storage, compressed=compressed)
+    print(f"{out}: {count} images")
+    return count
+
+
+def _images(paths: list[Path]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    for path, stamp in zip(paths, stamps_of(paths)):
+        # In colour and by OpenCV's own reader: a bag keeps what the file holds, only matching goes grey.
+        try:
+            image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        except (OSError, cv2.error):
+            image = None
+        if image is None:
+            raise SourceError(f"{path}: is not an image, or cannot be read")
+        yield stamp, image

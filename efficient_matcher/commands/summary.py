@@ -1,0 +1,88 @@
+"""The numbers of a replay: collected pair by pair, written as JSON and shown as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from efficient_matcher.commands.common import distribution
+from efficient_matcher.records import PairResult
+
+REASONS_KEPT = 20  # different reasons listed; a damaged bag may have one per message
+
+_PAIR_ROWS = (("matches", "matches", 1, ".0f"), ("inliers", "inliers", 1, ".0f"),
+              ("inlier_share", "inlier share %", 100, ".1f"), ("rmse_px", "rmse px", 1, ".2f"))
+
+
+class Summary:
+    """Counts and distributions over a run."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.processed = 0
+        self.failures: Counter[str] = Counter()
+        self.restarts: Counter[str] = Counter()
+        self._valid = 0
+        self._values: dict[str, list[float]] = {"matches": [], "inliers": [], "inlier_share": [], "rmse_px": []}
+        self._timings: dict[str, list[float]] = {}
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs were added."""
+        return len(self._values["matches"])
+
+    def add(self, result: PairResult) -> None:
+        """Count one pair."""
+        matches, inliers = len(result.matches), int(result.homography.inliers.sum())
+        self._valid += result.homography.valid
+        self._values["matches"].append(matches)
+        self._values["inliers"].append(inliers)
+        self._values["inlier_share"].append(inliers / matches if matches else 0.0)
+        if result.homography.valid:
+            self._values["rmse_px"].append(result.homography.rmse)
+        for stage, milliseconds in result.timings.items():
+            self.add_timing(stage, milliseconds)
+
+    def add_timing(self, stage: str, milliseconds: float) -> None:
+        """Count the time of a stage that is not part of a pair."""
+        self._timings.setdefault(stage, []).append(milliseconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Frames, restarts, pairs and latencies, ready for JSON."""
+        return {
+            "frames": {"received": self.received, "processed": self.processed,
+                       "dropped": 0,  # offline, each frame waits for the one before
+                       "failed": sum(self.failures.values()), "failed_reasons": _listed(self.failures)},
+            "restarts": {"count": sum(self.restarts.values()), "reasons": _listed(self.restarts)},
+            "pairs": {"count": self.pairs, "valid": self._valid,
+                      "valid_share": self._valid / self.pairs if self.pairs else None,
+                      **{name: distribution(values) for name, values in self._values.items()}},
+            "latency_ms": {stage: distribution(values, (50, 90, 99)) for stage, values in self._timings.items()},
+        }
+
+
+def table_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The report of a replay as rows of a table."""
+    frames, pairs, restarts = report["frames"], report["pairs"], report["restarts"]
+    counts = ", ".join(f"{frames[name]} {name}" for name in ("received", "processed", "dropped", "failed"))
+    share = "" if pairs["valid_share"] is None else f" ({100 * pairs['valid_share']:.1f} %)"
+    rows = [("bag", f"{report['bag']}  {report['topic']}"), ("model", report["bundle"]["name"]), ("frames", counts)]
+    rows += [("  failed", f"{count} x {reason}") for reason, count in frames["failed_reasons"].items()]
+    rows += [("restarts", str(restarts["count"]))]
+    rows += [("  restarted", f"{count} x {reason}") for reason, count in restarts["reasons"].items()]
+    rows += [("pairs", f"{pairs['count']}, of them valid {pairs['valid']}{share}")]
+    rows += [(label, _row(pairs[name], scale, form)) for name, label, scale, form in _PAIR_ROWS]
+    rows += [(f"{stage} ms", _row(values, 1, ".1f")) for stage, values in report["latency_ms"].items()]
+    return rows + [(f"-> {name}", str(path)) for name, path in report["outputs"].items() if path]
+
+
+def _row(values: dict[str, float] | None, scale: float, form: str) -> str:
+    if values is None:
+        return "-"
+    return "  ".join(f"{name} {value * scale:{form}}" for name, value in values.items())
+
+
+def _listed(counts: Counter[str]) -> dict[str, int]:
+    common = counts.most_common(REASONS_KEPT)
+    rest = sum(counts.values()) - sum(count for _, count in common)
+    return {**dict(common), **({"other reasons": rest} if rest else {})}
