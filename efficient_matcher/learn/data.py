@@ -97,7 +97,7 @@ class PairConfig:
 
     width: int = 256
     height: int = 192
-    pairs: int = 6  # per step
+    pairs: int = 4  # per step and process
     labels_per_view: int = 160
     minimum_share: float = 0.4  # of the warps that must have found a label point
     warp: HomographyRange = HomographyRange()

@@ -67,9 +67,9 @@ def train_superpoint(
     loop = Loop(learner, config.loop, folder, {"kind": "superpoint", **asdict(config)})
     loop.resume()
 
-    def step(index: int) -> tuple[Tensor, dict[str, float]]:
-        batch = pair_batch(images, labels, config.pairs, config.loop.seed, index)
-        return superpoint_loss(learner, batch, config, index / config.loop.steps)
+    def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
+        batch = pair_batch(images, labels, config.pairs, config.loop.seed, batch_index)
+        return superpoint_loss(learner, batch, config, loop.step / config.loop.steps)
 
     averaged = loop.run(step)
     return averaged.network, loop.seconds / 3600

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from efficient_matcher.errors import MatcherError
+from efficient_matcher.learn.parallel import average_over_processes, rank, world_size
 
+# From the number of the batch (steps times processes) to its loss and the parts worth logging.
 StepFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
@@ -33,7 +35,7 @@ class TrainingError(MatcherError):
 class LoopConfig:
     """How long and how fast to learn."""
 
-    steps: int = 4000
+    steps: int = 4500
     learning_rate: float = 3e-3
     final_share: float = 0.02  # of the learning rate, at the end of the cosine
     warmup_steps: int = 100
@@ -54,7 +56,7 @@ class Loop:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay)
-        self.description = json.loads(json.dumps({**description, "loop": asdict(config)}))
+        self.description = json.loads(json.dumps({**description, "loop": asdict(config), "processes": world_size()}))
         self.step = 0
         self.seconds = 0.0  # spent training, over all resumes
 
@@ -108,6 +110,8 @@ class Loop:
 
     def save(self) -> None:
         """Write the checkpoint; the file is replaced only once the new one is whole."""
+        if rank() != 0:
+            return
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
                  "description": self.description}
@@ -130,13 +134,14 @@ class Loop:
         started = time.monotonic()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
-        loss, parts = step_function(self.step)
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * world_size() + rank())
+        loss, parts = step_function(self.step * world_size() + rank())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        loss = average_over_processes(self.model, loss)
         if not torch.isfinite(loss):
             raise TrainingError(f"{self.folder}: the loss is not finite at step {self.step}; "
                                 "lower the learning rate and resume from the checkpoint")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.average.update_parameters(self.model)
@@ -145,7 +150,7 @@ class Loop:
         return self._log({"loss": loss.item(), **parts})
 
     def _log(self, parts: dict[str, float]) -> str:
-        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+        if rank() == 0 and (self.step % self.config.log_every == 0 or self.step == self.config.steps):
             entry = {"step": self.step, "seconds": round(self.seconds, 1),
                      **{k: round(v, 5) for k, v in parts.items()}}
             with (self.folder / "log.jsonl").open("a") as log:
@@ -155,7 +160,7 @@ class Loop:
 
 def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                    TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
+                    TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True), disable=rank() != 0)
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
