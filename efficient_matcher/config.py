@@ -185,7 +185,7 @@ def describe(setting: Setting) -> str:
     if setting.choices:
         notes.append(" | ".join(setting.choices))
     elif setting.minimum is not None:
-        notes.append(f"{setting.minimum:g} to {setting.maximum:g}")
+        notes.append(f"{_number(setting.minimum)} to {_number(setting.maximum)}")
     return setting.description + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -224,8 +224,13 @@ def _checked(setting: Setting, value: Any) -> Value:
     if setting.choices and value not in setting.choices:
         raise ConfigError(f"{setting.name} must be one of {', '.join(setting.choices)}, got {value!r}")
     if setting.minimum is not None and not setting.minimum <= value <= setting.maximum:
-        raise ConfigError(f"{setting.name} must be from {setting.minimum:g} to {setting.maximum:g}, got {value!r}")
+        raise ConfigError(f"{setting.name} must be from {_number(setting.minimum)} to {_number(setting.maximum)}, "
+                          f"got {value!r}")
     return value
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _get(config: Config, name: str) -> Value:

@@ -106,13 +106,12 @@ class Tracker:
     def _restart_reason(self, frame: Frame) -> str:
         if self._reference is None:
             return ""
-        before = self._reference.frame
-        if frame.input_size != before.input_size or frame.image.shape != before.image.shape:
-            (width, height), (new_width, new_height) = before.input_size, frame.input_size
-            return f"resolution changed from {width}x{height} to {new_width}x{new_height}"
-        gap_s = (frame.stamp_ns - self._last_stamp_ns) / _NS_PER_S
+        before, after = _sizes(self._reference.frame), _sizes(frame)
+        if before != after:
+            return f"resolution changed from {before} to {after}"
         if self.config.mode == "reference":
             return ""
+        gap_s = (frame.stamp_ns - self._last_stamp_ns) / _NS_PER_S
         if gap_s < 0:
             return f"stamp went back by {-gap_s:.3f} s"
         if gap_s > self.config.max_gap_s:
@@ -154,3 +153,8 @@ class Tracker:
         ids = np.arange(self._next_id, self._next_id + count, dtype=np.int64)
         self._next_id += count
         return (ids & 0xFFFFFFFF).astype(np.uint32)  # wraps after days of a busy camera
+
+
+def _sizes(frame: Frame) -> str:
+    (width, height), (rows, columns) = frame.input_size, frame.image.shape
+    return f"{width}x{height}" + ("" if (columns, rows) == (width, height) else f" (seen at {columns}x{rows})")
