@@ -54,7 +54,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"efficient-matcher = {PACKAGE}.cli:main",
-            f"matcher_node = {PACKAGE}.ros.node:main",
+            f"matcher_node = {PACKAGE}.ros.start:main",
         ],
     },
 )

@@ -1,0 +1,93 @@
+"""What /diagnostics says of the node: rates, latency, drops, inliers, model."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from efficient_matcher.core.live import WorkerStats
+from efficient_matcher.records import ModelCard, PairResult
+from efficient_matcher.ros.messages import model_hash
+
+OK, WARN, ERROR = 0, 1, 2  # levels of diagnostic_msgs/DiagnosticStatus
+RESULTS_KEPT = 100  # results the medians are taken over
+
+
+@dataclass(frozen=True)
+class Status:
+    """One diagnostic_msgs/DiagnosticStatus without its name."""
+
+    level: int
+    message: str
+    values: dict[str, str]
+
+
+class Health:
+    """Collects results, and reports what happened since the last report. Callable from any thread."""
+
+    def __init__(self, card: ModelCard | None) -> None:
+        self._model = {} if card is None else {"model": card.name, "model_hash": model_hash(card)}
+        self._lock = threading.Lock()
+        self._recent: deque[tuple[int, int, bool]] = deque(maxlen=RESULTS_KEPT)  # matches, inliers, valid
+        self._last = (monotonic(), WorkerStats(0, 0, 0, 0, {}, ""))
+
+    def add(self, result: PairResult) -> None:
+        """Takes a result that was published."""
+        with self._lock:
+            self._recent.append((len(result.matches), int(result.homography.inliers.sum()), result.homography.valid))
+
+    def status(self, stats: WorkerStats, restarts: tuple[int, str], is_open: bool) -> Status:
+        """Level and numbers since the last call. restarts: count and last reason; is_open: subscribed to the cameras."""
+        now = monotonic()
+        with self._lock:
+            (then, before), self._last = self._last, (now, stats)
+            recent = np.array(self._recent, np.float64).reshape(-1, 3)
+        seconds = max(now - then, 1e-6)
+        values = {
+            "images_per_s": f"{(stats.received - before.received) / seconds:.1f}",
+            "results_per_s": f"{(stats.processed - before.processed) / seconds:.1f}",
+            **{f"latency_{name}_ms": f"{value:.1f}" for name, value in stats.latency_ms.items()},
+            "received": str(stats.received), "processed": str(stats.processed),
+            "dropped": str(stats.dropped), "failed": str(stats.failed),
+            "restarts": str(restarts[0]), "last_restart": restarts[1], "last_error": stats.last_error,
+            **_medians(recent), **self._model,
+        }
+        return Status(*_judged(stats, before, recent, is_open), values)
+
+
+def diagnostics_message(status: Status, name: str, stamp: Any) -> Any:
+    """The status as a diagnostic_msgs/DiagnosticArray of one entry; stamp: a builtin_interfaces/Time."""
+    # imported here, so that the rest of the file works, and is tested, without ROS
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    message = DiagnosticArray()
+    message.header.stamp = stamp
+    message.status = [DiagnosticStatus(level=bytes([status.level]), name=f"{name}: matching", message=status.message,
+                                       hardware_id=name,
+                                       values=[KeyValue(key=key, value=value) for key, value in status.values.items()])]
+    return message
+
+
+def _medians(recent: np.ndarray) -> dict[str, str]:
+    if not len(recent):
+        return {}
+    matches, inliers, valid = recent.T
+    return {"matches_median": f"{np.median(matches):.0f}", "inliers_median": f"{np.median(inliers):.0f}",
+            "valid_share": f"{valid.mean():.2f}"}
+
+
+def _judged(stats: WorkerStats, before: WorkerStats, recent: np.ndarray, is_open: bool) -> tuple[int, str]:
+    if not is_open:
+        return OK, "idle: disabled, or nobody subscribes to results"
+    if stats.failed > before.failed:
+        level = WARN if stats.processed > before.processed else ERROR
+        return level, f"{stats.failed - before.failed} images could not be used: {stats.last_error}"
+    if stats.received == before.received:
+        return WARN, "no images arrive"
+    if len(recent) and recent[:, 2].mean() < 0.5:
+        return WARN, "no homography for most images"
+    return OK, "matching"

@@ -1,0 +1,121 @@
+"""What happens to the messages of one camera, or of one stereo pair, whatever transport brings them.
+
+Knows the fields of ROS messages but no ROS: decode, match, rays, messages out. The node (and any other
+transport) calls `process` in its worker thread, and all else from wherever its callbacks run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.core.pipeline import Matcher, Tracker
+from efficient_matcher.draw import draw_matches, draw_overlay
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.records import PairResult
+from efficient_matcher.ros import messages
+from efficient_matcher.ros.camera import CameraModel
+
+
+@dataclass(frozen=True)
+class Output:
+    """One result under the current image's header; cameras: index of the reference's and the current camera."""
+
+    result: PairResult
+    header: Any
+    cameras: tuple[int, int]
+    rays: NDArray[np.float32] | None
+
+    def matches(self, types: messages.MessageTypes) -> Any:
+        """`~/matches`."""
+        return messages.matches_message(types, self.header, self.result, self.rays, *self.cameras)
+
+    def homography(self, types: messages.MessageTypes) -> Any:
+        """`~/homography`."""
+        return messages.homography_message(types, self.header, self.result, *self.cameras)
+
+    def debug_image(self, types: messages.MessageTypes, max_matches: int) -> Any:
+        """`~/debug_image`: tails over the current image, or a stereo pair side by side."""
+        draw = draw_overlay if self.cameras[0] == self.cameras[1] else draw_matches
+        return messages.image_message(types, self.header, draw(self.result, max_matches))
+
+
+class CameraStream:
+    """Messages of one camera (tracked), or of two (matched left with right), to outputs.
+
+    on_warning: is told once of each thing that does not stop the matching, such as an unusable CameraInfo.
+    `process` belongs to one thread; all else may be called from any, and takes effect with the next image.
+    """
+
+    def __init__(self, matcher: Matcher, on_warning: Callable[[str], None]) -> None:
+        self._matcher = matcher
+        self._tracker = Tracker(matcher)
+        self._on_warning = on_warning
+        self._warned: set[str] = set()
+        self._cameras: dict[int, tuple[tuple[Any, ...], CameraModel | None]] = {}
+        self.frame_ids: tuple[str, ...] = ()  # of each camera, as in the newest images
+
+    @property
+    def restarts(self) -> tuple[int, str]:
+        """How often tracking started afresh by itself, and why it did so last."""
+        return self._tracker.restarts, self._tracker.restart_reason
+
+    def process(self, images: tuple[Any, ...]) -> Output | None:
+        """One image message (mono) or two (left, right) to a result; None while there is nothing to match with.
+
+        Raises ImageError naming the field when an image cannot be decoded.
+        """
+        frames = [messages.frame_of(image, self._matcher.config.input) for image in images]
+        self.frame_ids = tuple(frame.frame_id for frame in frames)
+        result = self._tracker.process(frames[0]) if len(frames) == 1 else self._matcher.match(*frames)
+        if result is None:
+            return None
+        current = len(images) - 1
+        return Output(result, images[current].header, (0, current), self._rays(current, result))
+
+    def set_camera_info(self, index: int, info: Any) -> None:
+        """Takes the CameraInfo of camera 0 (mono, left) or 1 (right); an unusable one leaves rays NaN and warns once."""
+        key = _fingerprint(info)
+        if index in self._cameras and self._cameras[index][0] == key:
+            return
+        try:
+            model: CameraModel | None = CameraModel.from_message(info)
+        except MatcherError as error:
+            self._warn(str(error))
+            model = None
+        self._cameras[index] = (key, model)
+
+    def reset(self) -> None:
+        """Starts afresh with the next image."""
+        self._tracker.reset()
+
+    def set_reference(self) -> None:
+        """Makes the next image the reference."""
+        self._tracker.set_reference()
+
+    def _rays(self, index: int, result: PairResult) -> NDArray[np.float32] | None:
+        _, model = self._cameras.get(index, ((), None))
+        if model is None:
+            return None
+        try:
+            return model.rays(result.points1, result.features1.image_size, self._matcher.config.node.undistort)
+        except MatcherError as error:
+            self._warn(str(error))
+            return None
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._on_warning(text)
+
+
+def _fingerprint(info: Any) -> tuple[Any, ...]:
+    """All that the rays depend on: CameraInfo comes with every image and hardly ever changes."""
+    arrays = tuple(tuple(getattr(info, name) if hasattr(info, name) else getattr(info, name.upper())) for name in "kdp")
+    roi = info.roi
+    sizes = (info.width, info.height, info.binning_x, info.binning_y, roi.x_offset, roi.y_offset, roi.width, roi.height)
+    return info.distortion_model, sizes, arrays

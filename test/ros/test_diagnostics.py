@@ -1,0 +1,57 @@
+"""What /diagnostics would say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from efficient_matcher.core.live import WorkerStats
+from efficient_matcher.ros.diagnostics import ERROR, OK, WARN, Health
+
+NO_RESTARTS = (0, "")
+
+
+def stats(received: int = 0, processed: int = 0, dropped: int = 0, failed: int = 0, error: str = "") -> WorkerStats:
+    return WorkerStats(received, processed, dropped, failed, {"p50": 12.34}, error)
+
+
+def result(matches: int, inliers: int) -> SimpleNamespace:
+    mask = np.arange(matches) < inliers
+    return SimpleNamespace(matches=range(matches), homography=SimpleNamespace(inliers=mask, valid=inliers > 0))
+
+
+def test_matching_reports_medians_and_latency() -> None:
+    health = Health(None)
+    for inliers in (10, 20, 30):
+        health.add(result(40, inliers))
+    status = health.status(stats(received=3, processed=3), (2, "gap"), is_open=True)
+    assert (status.level, status.message) == (OK, "matching")
+    assert status.values["inliers_median"] == "20" and status.values["matches_median"] == "40"
+    assert status.values["latency_p50_ms"] == "12.3" and status.values["valid_share"] == "1.00"
+    assert status.values["restarts"] == "2" and status.values["last_restart"] == "gap"
+
+
+def test_idle_is_no_warning() -> None:
+    assert Health(None).status(stats(), NO_RESTARTS, is_open=False).level == OK
+
+
+def test_no_new_images_warn() -> None:
+    health = Health(None)
+    assert health.status(stats(received=5, processed=5), NO_RESTARTS, is_open=True).level == OK
+    again = health.status(stats(received=5, processed=5), NO_RESTARTS, is_open=True)
+    assert (again.level, again.message) == (WARN, "no images arrive")
+
+
+def test_some_bad_images_warn_and_only_bad_ones_are_an_error() -> None:
+    health = Health(None)
+    some = health.status(stats(received=2, processed=1, failed=1, error="unknown encoding"), NO_RESTARTS, is_open=True)
+    assert some.level == WARN and "unknown encoding" in some.message
+    assert health.status(stats(received=3, processed=1, failed=2), NO_RESTARTS, is_open=True).level == ERROR
+
+
+def test_mostly_invalid_homographies_warn() -> None:
+    health = Health(None)
+    for inliers in (0, 0, 20):
+        health.add(result(30, inliers))
+    assert health.status(stats(received=3, processed=3), NO_RESTARTS, is_open=True).level == WARN
