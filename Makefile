@@ -30,7 +30,7 @@ help:
 	@echo "make test   the test suite"
 
 demo: $(VENV)/.demo
-	@$(VENV)/bin/efficient-matcher demo --out demo-out $(ARGS)
+	@$(VENV)/bin/efficient-matcher demo --out demo-out --overwrite $(ARGS)
 
 # Plugins of a sourced ROS installation are not loaded: they need packages that .venv does not have.
 test: $(VENV)/.test

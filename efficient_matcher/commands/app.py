@@ -101,6 +101,25 @@ def match(
     command.run(command.MatchOptions(image0, image1, out, json, _config(config, set_, bundle, threads)))
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("demo-out"),
+    frames: Annotated[int, typer.Option("--frames", min=2, max=10000, help="Frames per photograph, of which there are 4.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another camera path and noise.")] = 0,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier demo.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Record a camera over real photographs, replay it, and hold the results against the truth."""
+    from efficient_matcher.commands import demo as command
+    if not command.run(command.DemoOptions(out, frames, seed, _config(config, set_, bundle, threads), json, overwrite)):
+        print("interrupted; what was written is complete", file=sys.stderr)
+        raise typer.Exit(130)
+
+
 @app.command("make-bag")
 def make_bag(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images; numeric file names become their stamps.")],
