@@ -85,10 +85,10 @@ def test_colour_images_are_taken(matcher: Matcher, textured_image: np.ndarray) -
 def test_keypoints_come_in_pixels_of_the_image_given(tiny_bundle: Path) -> None:
     matcher = Matcher.from_bundle(tiny_bundle, Config().with_values({"input.width": 160, "input.height": 120}))
     image = np.zeros((240, 320), np.float32)
-    image[80:88, 200:208] = 255  # a spot about (203.5, 83.5)
+    image[79:87, 199:207] = 255  # about (202.5, 82.5), which is the centre of pixel (101, 41) at half size
     features = matcher.extract(cv2.GaussianBlur(image, (0, 0), 3).astype(np.uint8))
     assert features.image_size == (320, 240)
-    np.testing.assert_allclose(features.keypoints[0], [203.5, 83.5], atol=0.3)
+    np.testing.assert_allclose(features.keypoints[0], [202.5, 82.5], atol=0.1)
 
 
 def test_timings_name_the_stages(matcher: Matcher, warped_pair: object) -> None:
