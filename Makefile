@@ -40,7 +40,8 @@ $(VENV)/.made:
 	@$(PYTHON) -c '$(SUITABLE)' 2>/dev/null || \
 		{ echo "make: Python 3.10 to 3.13 is needed; name one as in: make demo PYTHON=/usr/bin/python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
-		{ echo "make: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+		{ echo "make: $(PYTHON) cannot make a virtual environment; on Debian, Ubuntu: apt install python3-venv" >&2; \
+		  exit 1; }
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made $(PACKAGING)

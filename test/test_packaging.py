@@ -41,7 +41,7 @@ def test_every_subcommand_a_page_shows_exists(page: Path) -> None:
         while hasattr(command, "commands"):
             assert rest and rest[0] in command.commands, line
             command, rest = command.commands[rest[0]], rest[1:]
-        options = {"--help"} | {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+        options = {"--help"}.union(*(parameter.opts + parameter.secondary_opts for parameter in command.params))
         assert {word.split("=")[0] for word in rest if word.startswith("--")} <= options, line
 
 
@@ -52,7 +52,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def test_pictures_are_small() -> None:
-    assert all(path.stat().st_size < 300_000 for path in (ROOT / "docs").rglob("*.*") if path.suffix in (".jpg", ".png"))
+    pictures = [path for path in (ROOT / "docs").rglob("*.*") if path.suffix in (".jpg", ".png")]
+    assert all(path.stat().st_size < 300_000 for path in pictures)
 
 
 def test_ci_runs_the_suite_without_input() -> None:

@@ -41,7 +41,8 @@ def truths() -> list[FrameTruth]:
 
 
 def test_score_of_known_errors() -> None:
-    answers = {1: answer(moved(5)), 2: answer(moved(5, 2)), 3: answer(None), 4: answer(moved(9)), 5: answer(moved(2, 4))}
+    answers = {1: answer(moved(5)), 2: answer(moved(5, 2)), 3: answer(None), 4: answer(moved(9)),
+               5: answer(moved(2, 4))}
     result = command.score(truths(), answers, SIZE)
     assert result["pairs"] == result["valid"] == 4
     assert result["corner_error_px"] == pytest.approx({"median": 4, "p90": 5, "worst": 5})
