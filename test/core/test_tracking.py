@@ -41,7 +41,7 @@ class Scene:
         indices = np.array(pairs, np.int32).reshape(-1, 2)
         valid = len(indices) >= self.config.geometry.min_inliers
         homography = Homography(np.eye(3) if valid else None, np.full(len(indices), valid), np.zeros((8, 8)), 0.0)
-        return PairResult(a, features, Matches(indices, np.ones(len(indices), np.float32)), homography, {"extract": 1.0})
+        return PairResult(a, features, Matches(indices, np.ones(len(indices), np.float32)), homography)
 
 
 def frame(points: Sequence[int], stamp_s: float = 0.0, scale: float = 1.0, width: int = 64) -> Frame:
