@@ -77,8 +77,10 @@ def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> str:
     coarse = graph.add("Add", "location/add4", lateral(4, x4), _doubled(graph, "location/up8", lateral(8, x8)))
     half = graph.add("Add", "location/add2", lateral(2, x2), _doubled(graph, "location/up4", coarse))
     half = graph.add("Relu", "location/half", half)
-    fuse = graph.conv("location/fuse", half, *block_convolution(branch.fuse.weight, branch.fuse.bias, 2), strides=[2, 2])
-    full = graph.conv("location/full", x1, *block_convolution(branch.full.weight, branch.full.bias, 1), strides=[4, 4])
+    fuse_weights = block_convolution(branch.fuse.weight, branch.fuse.bias, 2)
+    full_weights = block_convolution(branch.full.weight, branch.full.bias, 1)
+    fuse = graph.conv("location/fuse", half, *fuse_weights, strides=[2, 2])
+    full = graph.conv("location/full", x1, *full_weights, strides=[4, 4])
     blocks = graph.add("Add", "location/blocks", full, fuse)
     return graph.conv("location/cells", blocks, cells_of_blocks(), torch.zeros(CELL * CELL + 1), strides=[2, 2],
                       pads=[0] * 4)

@@ -75,7 +75,8 @@ class _Propagation:
     def add(self, graph: Graph, image: str, x: str, source: str) -> str:
         """Nodes for what this layer adds to the tokens `x` of an image."""
         weights, name = f"gnn.{self.index}", f"gnn.{self.index}/{image}"
-        query = self._per_head(graph, f"{name}/query", graph.linear(f"{name}/query", x, *self.query, f"{weights}.query"))
+        query = graph.linear(f"{name}/query", x, *self.query, f"{weights}.query")
+        query = self._per_head(graph, f"{name}/query", query)
         key = graph.linear(f"{name}/key", source, self.key, None, f"{weights}.key")
         key = self._per_head(graph, f"{name}/key", key, columns=True)
         value = graph.linear(f"{name}/value", source, self.value, None, f"{weights}.value")

@@ -46,27 +46,21 @@ def sinkhorn(similarity: Tensor, bin_score: Tensor, iterations: int = 20, gradie
     masses and whose row sums cannot vanish, so the rest is safe in the exponential domain. Gradients
     go through the last `gradient_iterations` only: near the fixed point earlier ones hardly change them.
 
-    similarity [B,N,M] -> log assignment [B,N+1,M+1].
+    similarity [B,N,M] -> log assignment [B,N+1,M+1]. Raises ValueError when there are fewer than 2 iterations or
+    none with gradients.
     """
-    if iterations < 1:
-        raise ValueError(f"sinkhorn needs at least 1 iteration, got {iterations}")
+    if iterations < 2 or gradient_iterations < 1:
+        raise ValueError(f"sinkhorn needs 2 iterations, 1 of them with gradients; got {iterations}, {gradient_iterations}")
     scores = add_dustbins(similarity, bin_score)
     masses = marginals(similarity)
     tracked = min(gradient_iterations, iterations - 1)
     with torch.no_grad():
         base = _first_iteration(scores, *masses)
-        u, v = _iterate(base.exp(), *masses, _ones_for(base), iterations - 1 - tracked)
-        offset = base - scores
-        offset = offset + u.log() + v.log().transpose(1, 2)
+        u, v = _iterate(base.exp(), *masses, iterations - 1 - tracked)
+        offset = base - scores + u.log() + v.log().transpose(1, 2)
     balanced = scores + offset
-    if tracked == 0:
-        return balanced
-    u, v = _iterate(balanced.exp(), *masses, _ones_for(balanced), tracked)
+    u, v = _iterate(balanced.exp(), *masses, tracked)
     return balanced + u.log() + v.log().transpose(1, 2)
-
-
-def _ones_for(kernel: Tensor) -> Tensor:
-    return torch.ones_like(kernel[:, 0, :, None])
 
 
 def _first_iteration(scores: Tensor, row_mass: Tensor, column_mass: Tensor) -> Tensor:
@@ -74,9 +68,9 @@ def _first_iteration(scores: Tensor, row_mass: Tensor, column_mass: Tensor) -> T
     return scaled.log_softmax(dim=1) + column_mass.log()
 
 
-def _iterate(kernel: Tensor, row_mass: Tensor, column_mass: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+def _iterate(kernel: Tensor, row_mass: Tensor, column_mass: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Scalings u [B,N+1,1] and v [B,M+1,1] after `iterations` of rows, then columns."""
-    u = torch.ones_like(kernel[:, :, :1])
+    u, v = torch.ones_like(kernel[:, :, :1]), torch.ones_like(kernel[:, 0, :, None])
     tiny = torch.finfo(kernel.dtype).tiny
     for _ in range(iterations):
         u = row_mass[:, None] / (kernel @ v).clamp_min(tiny)

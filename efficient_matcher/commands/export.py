@@ -1,0 +1,58 @@
+"""`efficient-matcher export`: weight files to a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.commands.info import card_rows
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.files import write_json
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """superpoint, superglue: weight files; out: folder of the bundle; name: of the bundle, default the folder's.
+
+    licence: of the weights, needed where the files do not say it.
+    """
+
+    superpoint: Path
+    superglue: Path
+    out: Path
+    name: str | None = None
+    licence: str | None = None
+    json: Path | None = None
+
+
+def run(options: ExportOptions) -> dict[str, Any]:
+    """Write the bundle, print its card; returns what --json writes. Raises MatcherError."""
+    from dataclasses import asdict
+
+    from efficient_matcher.learn.export import CardFields, write_bundle
+    from efficient_matcher.learn.weights import load_superglue, load_superpoint, read_weights
+    files = {"superpoint": options.superpoint, "superglue": options.superglue}
+    superpoint, superglue = load_superpoint(options.superpoint), load_superglue(options.superglue)
+    notes = {part: read_weights(path).notes for part, path in files.items()}
+    training = {part: notes[part].get("training", {"weights": path.name}) for part, path in files.items()}
+    fields = CardFields(name=options.name or options.out.resolve().name, training=training,
+                        licence=_licence(options, files, notes))
+    card = write_bundle(options.out, superpoint, superglue, fields)
+    report = {"bundle": str(options.out), "card": asdict(card)}
+    if options.json is not None:
+        write_json(options.json, report)
+    print_table(f"wrote {options.out}", card_rows(card, options.out))
+    return report
+
+
+def _licence(options: ExportOptions, files: dict[str, Path], notes: dict[str, dict[str, Any]]) -> str:
+    """The licence given, or else the one both files agree on."""
+    if options.licence:
+        return options.licence
+    for part, path in files.items():
+        if not notes[part].get("licence"):
+            raise MatcherError(f"{path}: does not say its licence; give it with --licence")
+    stated = [str(entry["licence"]) for entry in notes.values()]
+    return stated[0] if stated[0] == stated[1] else " and ".join(stated)

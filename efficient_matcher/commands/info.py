@@ -1,0 +1,57 @@
+"""`efficient-matcher info`: what a bundle is, after checking that it is what it says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.core.bundle import load_bundle
+from efficient_matcher.files import write_json
+from efficient_matcher.records import ModelCard
+
+
+def run(bundle: str, json: Path | None = None) -> dict[str, Any]:
+    """Check a bundle's files against its card and print the card; returns what --json writes.
+
+    Raises BundleError naming file and field.
+    """
+    loaded = load_bundle(bundle)
+    report = {"bundle": str(loaded.path), "card": asdict(loaded.card), "bytes": _sizes(loaded.card, loaded.path)}
+    if json is not None:
+        write_json(json, report)
+    print_table(f"{loaded.path}: hashes are right", card_rows(loaded.card, loaded.path))
+    return report
+
+
+def card_rows(card: ModelCard, folder: Path) -> dict[str, str]:
+    """The card as rows of a table."""
+    rows = {"name": card.name, "format": str(card.format_version)}
+    rows.update(_flat("extractor", card.extractor))
+    rows.update(_flat("matcher", card.matcher))
+    rows["input size"] = f"{card.input_size[0]} x {card.input_size[1]} px"
+    rows["max keypoints"] = str(card.max_keypoints)
+    for section in ("preprocessing", "training", "measured"):
+        rows.update(_flat(section, getattr(card, section)))
+    rows["licence"] = card.licence
+    sizes = _sizes(card, folder)
+    for name, digest in card.files.items():
+        rows[name] = f"{sizes[name] / 2**20:.2f} MiB, SHA-256 {digest}"
+    return rows
+
+
+def _sizes(card: ModelCard, folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in card.files}
+
+
+def _flat(prefix: str, value: Any) -> dict[str, str]:
+    """Nested mappings as rows named `prefix key key`."""
+    if isinstance(value, dict):
+        rows: dict[str, str] = {}
+        for key, entry in value.items():
+            rows.update(_flat(f"{prefix} {key}", entry))
+        return rows
+    if isinstance(value, (list, tuple)):
+        return {prefix: ", ".join(str(entry) for entry in value)}
+    return {prefix: f"{value:.3g}" if isinstance(value, float) else str(value)}
