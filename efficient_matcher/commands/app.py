@@ -120,6 +120,41 @@ def demo(
         raise typer.Exit(130)
 
 
+train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder of images; a run that was "
+                    "stopped goes on where its folder's checkpoint left it.")
+app.add_typer(train, name="train")
+ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Training images; subfolders count.")]
+RunOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")]
+StepsOption = Annotated[Optional[int], typer.Option("--steps", min=1, help="Steps; the recipe's if not given.")]
+PairsOption = Annotated[Optional[int], typer.Option("--pairs", min=1, help="Image pairs per step and process.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights.")]
+ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 takes one per core.")]
+LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many images.")]
+DataOption = Annotated[str, typer.Option("--data", metavar="TEXT", help="What the images are, for the model card.")]
+
+
+@train.command("superpoint")
+def train_superpoint(images: ImagesOption, out: RunOption, steps: StepsOption = None, pairs: PairsOption = None,
+                     seed: SeedOption = 0, processes: ProcessesOption = 0, limit: LimitOption = None,
+                     data: DataOption = "", json: JsonOption = None) -> None:
+    """Train keypoints and descriptors; writes superpoint.safetensors."""
+    from efficient_matcher.commands import train as command
+    command.run_superpoint(command.TrainOptions(images, out, None, steps, pairs, seed, processes, limit, data, json))
+
+
+@train.command("superglue")
+def train_superglue(
+    images: ImagesOption, out: RunOption,
+    superpoint: Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help="The trained extractor.")],
+    steps: StepsOption = None, pairs: PairsOption = None, seed: SeedOption = 0, processes: ProcessesOption = 0,
+    limit: LimitOption = None, data: DataOption = "", json: JsonOption = None,
+) -> None:
+    """Train the matcher on the features of a trained SuperPoint; writes superglue.safetensors."""
+    from efficient_matcher.commands import train as command
+    command.run_superglue(
+        command.TrainOptions(images, out, superpoint, steps, pairs, seed, processes, limit, data, json))
+
+
 @app.command("make-bag")
 def make_bag(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images; numeric file names become their stamps.")],

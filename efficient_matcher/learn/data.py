@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from efficient_matcher.learn.labels import label_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 MINIMUM_SIDE_PX = 64
+SAVE_EVERY = 100  # images labelled between two writes of the cache
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,13 @@ def label_images(
     known = _read_labels(cache)
     missing = [i for i, name in enumerate(images.names) if name not in known]
     if missing:
-        with ProcessPoolExecutor(max_workers=workers) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             jobs = pool.map(label_image, (images.images[i] for i in missing), missing, chunksize=4)
             for done, (i, points) in enumerate(zip(missing, jobs), 1):
                 known[images.names[i]] = points
+                if done % SAVE_EVERY == 0 or done == len(missing):
+                    _write_labels(cache, known)
                 progress(done, len(missing))
-        _write_labels(cache, known)
     return [known[name] for name in images.names]
 
 

@@ -7,15 +7,23 @@ the many small operations between convolutions do not spread over threads.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+
+from efficient_matcher.errors import MatcherError
+
+Result = TypeVar("Result")
+# One process may label images for long while the others wait.
+PATIENCE = timedelta(hours=6)
 
 
 def rank() -> int:
@@ -28,23 +36,38 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def average_over_processes(model: nn.Module, loss: Tensor) -> Tensor:
-    """Replace every gradient by its mean over the processes; returns the mean loss.
+def average_over_processes(model: nn.Module, loss: Tensor, stop: bool) -> tuple[Tensor, bool]:
+    """Replace every gradient by its mean over the processes; returns the mean loss, and whether any wants to stop.
 
-    The loss travels with the gradients, so that all processes see the same value and stop together
-    when it is not finite.
+    Both travel with the gradients, so that all processes see the same values and stop after the same step.
     """
     if world_size() == 1:
-        return loss.detach()
+        return loss.detach(), stop
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in gradients] + [loss.detach().reshape(1)])
+    flat = torch.cat([g.reshape(-1) for g in gradients] + [loss.detach().reshape(1), torch.tensor([float(stop)])])
     dist.all_reduce(flat)
     flat /= world_size()
     offset = 0
     for gradient in gradients:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
         offset += gradient.numel()
-    return flat[-1]
+    return flat[-2], bool(flat[-1] > 0)
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def once_first(make: Callable[[], Result]) -> Result:
+    """Call `make` in process 0 alone, then in the others, which find its results on disk."""
+    if rank() != 0:
+        wait_for_all()
+    result = make()
+    if rank() == 0:
+        wait_for_all()
+    return result
 
 
 def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> None:
@@ -53,19 +76,40 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> Non
     Under torchrun the processes exist already and only join; with processes = 1 the call is direct.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
         _with_cleanup(function, *arguments)
     elif processes == 1:
         function(*arguments)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            mp.spawn(_enter, (processes, str(Path(folder) / "rendezvous"), function, arguments), nprocs=processes)
+            _spawn(Path(folder), function, processes, arguments)
 
 
-def _enter(index: int, processes: int, rendezvous: str, function: Callable[..., Any], arguments: tuple) -> None:
+def _spawn(folder: Path, function: Callable[..., Any], processes: int, arguments: tuple) -> None:
+    context = mp.spawn(_enter, (processes, str(folder), function, arguments), nprocs=processes, join=False)
+    try:
+        while not context.join():
+            pass
+    except KeyboardInterrupt:
+        for process in context.processes:  # they were interrupted too and are writing their checkpoint
+            process.join(timeout=60)
+        raise
+    except mp.ProcessExitedException:
+        messages = [path.read_text() for path in sorted(folder.glob("error-*"))]
+        if not messages:
+            raise
+        raise MatcherError(messages[0]) from None
+
+
+def _enter(index: int, processes: int, folder: str, function: Callable[..., Any], arguments: tuple) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=index, world_size=processes)
-    _with_cleanup(function, *arguments)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes,
+                            timeout=PATIENCE)
+    try:
+        _with_cleanup(function, *arguments)
+    except MatcherError as error:
+        Path(folder, f"error-{index}").write_text(str(error))
+        sys.exit(1)
 
 
 def _with_cleanup(function: Callable[..., Any], *arguments: Any) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -88,23 +91,21 @@ class Loop:
     def run(self, step_function: StepFunction) -> nn.Module:
         """Train to the last step and return the averaged model.
 
-        A checkpoint is written every few minutes and on Ctrl-C. Raises TrainingError on a NaN loss,
-        leaving the last checkpoint as it was.
+        A checkpoint is written every few minutes, and when Ctrl-C or a kill asks to stop, which raises
+        KeyboardInterrupt. Raises TrainingError on a NaN loss, leaving the last checkpoint as it was.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         saved = time.monotonic()
-        with _progress() as progress:
+        with _progress() as progress, StopSignal() as stop:
             task = progress.add_task("training", total=self.config.steps, completed=self.step, figures="")
-            try:
-                while self.step < self.config.steps:
-                    figures = self._one_step(step_function)
-                    progress.update(task, completed=self.step, figures=figures)
-                    if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                        self.save()
-                        saved = time.monotonic()
-            except KeyboardInterrupt:
-                self.save()
-                raise
+            while self.step < self.config.steps:
+                figures, stopping = self._one_step(step_function, stop.requested)
+                progress.update(task, completed=self.step, figures=figures)
+                if stopping or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                    self.save()
+                    saved = time.monotonic()
+                if stopping:
+                    raise KeyboardInterrupt
         self.save()
         return self.average.module
 
@@ -130,7 +131,7 @@ class Loop:
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / config.steps))
         return config.learning_rate * warm * (config.final_share + (1 - config.final_share) * cosine)
 
-    def _one_step(self, step_function: StepFunction) -> str:
+    def _one_step(self, step_function: StepFunction, stop: bool) -> tuple[str, bool]:
         started = time.monotonic()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -138,7 +139,7 @@ class Loop:
         loss, parts = step_function(self.step * world_size() + rank())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        loss = average_over_processes(self.model, loss)
+        loss, stopping = average_over_processes(self.model, loss, stop)
         if not torch.isfinite(loss):
             raise TrainingError(f"{self.folder}: the loss is not finite at step {self.step}; "
                                 "lower the learning rate and resume from the checkpoint")
@@ -147,7 +148,7 @@ class Loop:
         self.average.update_parameters(self.model)
         self.step += 1
         self.seconds += time.monotonic() - started
-        return self._log({"loss": loss.item(), **parts})
+        return self._log({"loss": loss.item(), **parts}), stopping
 
     def _log(self, parts: dict[str, float]) -> str:
         if rank() == 0 and (self.step % self.config.log_every == 0 or self.step == self.config.steps):
@@ -156,6 +157,27 @@ class Loop:
             with (self.folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
         return " ".join(f"{k} {v:.3f}" for k, v in parts.items())
+
+
+class StopSignal:
+    """While active, Ctrl-C and SIGTERM only set `requested`: a step is never left half done."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
 
 
 def _progress() -> Progress:

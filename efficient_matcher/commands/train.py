@@ -1,0 +1,136 @@
+"""`efficient-matcher train superpoint | superglue`: images in a folder to weight files."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.files import write_json
+
+LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """images: folder of training images; out: folder of the run, which is resumed if it exists.
+
+    superpoint: weight file of the extractor, for training the matcher. steps and pairs: None keeps the
+    recipe's. processes: 0 takes one per core. data: a sentence on the images, for the model card.
+    """
+
+    images: Path
+    out: Path
+    superpoint: Path | None = None
+    steps: int | None = None
+    pairs: int | None = None
+    seed: int = 0
+    processes: int = 0
+    limit: int | None = None
+    data: str = ""
+    json: Path | None = None
+
+
+def run_superpoint(options: TrainOptions) -> dict[str, Any]:
+    """Train a SuperPoint and write `superpoint.safetensors`; returns what --json writes. Raises MatcherError."""
+    return _run(options, "superpoint", _superpoint_process)
+
+
+def run_superglue(options: TrainOptions) -> dict[str, Any]:
+    """Train a SuperGlue on the features of a trained SuperPoint; the same otherwise."""
+    return _run(options, "superglue", _superglue_process)
+
+
+def _run(options: TrainOptions, architecture: str, process: Callable[[TrainOptions, int], None]) -> dict[str, Any]:
+    from efficient_matcher.learn.parallel import launch
+    from efficient_matcher.learn.weights import read_weights
+    if not options.images.is_dir():
+        raise MatcherError(f"{options.images}: no such folder")
+    processes = options.processes or len(os.sched_getaffinity(0))
+    options.out.mkdir(parents=True, exist_ok=True)
+    launch(process, processes, options, processes)
+    path = options.out / f"{architecture}.safetensors"
+    report = {"weights": str(path), **read_weights(path).notes}
+    if options.json is not None:
+        write_json(options.json, report)
+    print_table(f"wrote {path}", [(key, str(value)) for key, value in report["training"].items() if key != "recipe"])
+    return report
+
+
+def _superpoint_process(options: TrainOptions, processes: int) -> None:
+    from efficient_matcher.learn.data import label_images
+    from efficient_matcher.learn.parallel import once_first
+    from efficient_matcher.learn.train_superpoint import SuperPointTraining, train_superpoint
+    config = SuperPointTraining()
+    config = replace(config, loop=_loop(config.loop, options),
+                     pairs=replace(config.pairs, pairs=options.pairs or config.pairs.pairs))
+    images = _images(options)
+    cache = options.out / "labels.npz"
+    labels = once_first(lambda: label_images(images, cache, processes, _reporter("labelling images")))
+    network, hours = train_superpoint(images, labels, config, options.out)
+    _save(options, "superpoint", network, {**_notes(options, processes, hours, images), "recipe": asdict(config)})
+
+
+def _superglue_process(options: TrainOptions, processes: int) -> None:
+    from efficient_matcher.learn.train_superglue import SuperGlueTraining, train_superglue
+    from efficient_matcher.learn.views import gather_views
+    from efficient_matcher.learn.weights import load_superpoint
+    if options.superpoint is None:
+        raise MatcherError("training SuperGlue needs the weights of a SuperPoint")
+    config = SuperGlueTraining()
+    config = replace(config, loop=_loop(config.loop, options), pairs=options.pairs or config.pairs)
+    images = _images(options)
+    extractor = load_superpoint(options.superpoint)
+    if extractor.config.descriptor_dim != config.network.descriptor_dim:
+        raise MatcherError(f"{options.superpoint}: descriptors of {extractor.config.descriptor_dim} numbers, "
+                           f"the matcher takes {config.network.descriptor_dim}")
+    views = gather_views(extractor, images, config.views, options.seed, options.out, _reporter("extracting views"))
+    network, hours = train_superglue(views, config, options.out)
+    _save(options, "superglue", network, {**_notes(options, processes, hours, images), "recipe": asdict(config)})
+
+
+def _images(options: TrainOptions) -> Any:
+    import cv2
+
+    from efficient_matcher.learn.data import load_images
+    from efficient_matcher.learn.parallel import rank
+    cv2.setNumThreads(1)  # the processes already take every core
+    images = load_images(options.images, options.limit)
+    if images.skipped and rank() == 0:
+        shown = ", ".join(f"{name} ({why})" for name, why in list(images.skipped.items())[:5])
+        print(f"skipped {len(images.skipped)} of {len(images.skipped) + len(images)} images: {shown}")
+    return images
+
+
+def _loop(loop: Any, options: TrainOptions) -> Any:
+    return replace(loop, steps=options.steps or loop.steps, seed=options.seed)
+
+
+def _notes(options: TrainOptions, processes: int, hours: float, images: Any) -> dict[str, Any]:
+    return {"data": options.data or f"{len(images)} images of a folder named {options.images.name}",
+            "images": len(images), "skipped_images": len(images.skipped), "seed": options.seed,
+            "processes": processes, "hours": round(hours, 2)}
+
+
+def _save(options: TrainOptions, architecture: str, network: Any, training: dict[str, Any]) -> None:
+    from efficient_matcher.learn.parallel import rank
+    from efficient_matcher.learn.weights import save_weights
+    if rank() == 0:
+        parameters = sum(math.prod(p.shape) for p in network.parameters())
+        training = {"command": f"efficient-matcher train {architecture}", **training, "parameters": parameters}
+        save_weights(options.out / f"{architecture}.safetensors", network, {"licence": LICENCE, "training": training})
+
+
+def _reporter(what: str) -> Callable[[int, int], None]:
+    """Says every tenth how far `what` has come."""
+    from efficient_matcher.learn.parallel import rank
+
+    def report(done: int, of: int) -> None:
+        if rank() == 0 and (done == of or done % max(1, of // 10) == 0):
+            print(f"{what}: {done} of {of}", flush=True)
+    return report

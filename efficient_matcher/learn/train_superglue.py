@@ -1,0 +1,129 @@
+"""Training of SuperGlue on pairs of views whose homography is known.
+
+The ground truth is the benchmark's: keypoints that are mutual nearest neighbours within a few pixels
+match, those with no neighbour near belong to the dustbin, and those between are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efficient_matcher.learn.keypoints import inside, warp_points
+from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig, normalize_keypoints
+from efficient_matcher.learn.training import Loop, LoopConfig
+from efficient_matcher.learn.transport import sinkhorn
+from efficient_matcher.learn.views import ViewConfig, ViewSet
+
+COMPACT = SuperGlueConfig(descriptor_dim=128, keypoint_encoder=(32, 64, 128), layers=4, heads=4, residual_init=True)
+
+
+@dataclass(frozen=True)
+class SuperGlueTraining:
+    """Everything a run depends on besides its views."""
+
+    network: SuperGlueConfig = COMPACT
+    views: ViewConfig = ViewConfig()
+    loop: LoopConfig = LoopConfig(steps=3000, learning_rate=1e-3, weight_decay=1e-4)
+    pairs: int = 8  # per step and process, at first
+    keypoints: int = 256  # at first: twice as many pairs in the same time
+    all_keypoints_from: float = 0.7  # share of the run after which all keypoints of a view take part
+    pairs_then: int = 4
+    match_px: float = 3.0
+    no_match_px: float = 4.0  # a keypoint without a neighbour this near belongs to the dustbin
+    transport_iterations: int = 20
+    unmatched_weight: float = 1.0
+
+
+def train_superglue(views: ViewSet, config: SuperGlueTraining, folder: Path) -> tuple[SuperGlue, float]:
+    """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
+
+    Raises TrainingError as `Loop` does.
+    """
+    torch.manual_seed(config.loop.seed)
+    network = SuperGlue(config.network)
+    loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config)})
+    loop.resume()
+
+    def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng([config.loop.seed, batch_index])
+        late = loop.step >= config.all_keypoints_from * config.loop.steps
+        count = views.keypoints.shape[2] if late else config.keypoints
+        batch = draw_pairs(views, config.pairs_then if late else config.pairs, count, rng)
+        return superglue_loss(network, batch, config)
+
+    return loop.run(step), loop.seconds / 3600
+
+
+@dataclass(frozen=True)
+class MatchBatch:
+    """Keypoints [B,N,2] px, scores [B,N] and descriptors [B,N,D] of two views, and H_0to1 [B,3,3]."""
+
+    keypoints0: Tensor
+    scores0: Tensor
+    descriptors0: Tensor
+    keypoints1: Tensor
+    scores1: Tensor
+    descriptors1: Tensor
+    H_0to1: Tensor
+
+
+def draw_pairs(views: ViewSet, pairs: int, keypoints: int, rng: np.random.Generator) -> MatchBatch:
+    """Random pairs of views with their best keypoints; the first view is one nearly as taken."""
+    image = torch.from_numpy(rng.integers(0, len(views.H), pairs))
+    first = torch.from_numpy(rng.integers(0, 2, pairs))
+    second = (first + torch.from_numpy(rng.integers(1, views.H.shape[1], pairs))) % views.H.shape[1]
+    if rng.random() < 0.5:
+        first, second = second, first
+
+    def side(view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = (image, view, slice(keypoints))
+        return views.keypoints[chosen], views.scores[chosen], views.descriptors[chosen].float()
+
+    H_0to1 = views.H[image, second] @ torch.linalg.inv(views.H[image, first])
+    return MatchBatch(*side(first), *side(second), H_0to1)
+
+
+def superglue_loss(
+    network: SuperGlue, batch: MatchBatch, config: SuperGlueTraining
+) -> tuple[Tensor, dict[str, float]]:
+    """Negative log-likelihood of the true assignment (SuperGlue, equation 10), and figures for the log.
+
+    Matched and unmatched keypoints weigh the same however many there are of each.
+    """
+    size = (config.views.width, config.views.height)
+    similarity = network(normalize_keypoints(batch.keypoints0, *size), batch.scores0, batch.descriptors0,
+                         normalize_keypoints(batch.keypoints1, *size), batch.scores1, batch.descriptors1)
+    assignment = sinkhorn(similarity, network.bin_score, config.transport_iterations)
+    matched, alone0, alone1 = ground_truth(batch, config.match_px, config.no_match_px, size)
+    inner = assignment[:, :-1, :-1]
+    match_loss = -inner[matched].sum() / matched.sum().clamp(min=1)
+    alone = torch.cat([assignment[:, :-1, -1][alone0], assignment[:, -1, :-1][alone1]])
+    alone_loss = -alone.sum() / max(1, len(alone))
+    precision, recall = _precision_recall(inner.detach(), matched)
+    return match_loss + config.unmatched_weight * alone_loss, {
+        "match": match_loss.item(), "unmatched": alone_loss.item(), "precision": precision, "recall": recall}
+
+
+def ground_truth(
+    batch: MatchBatch, match_px: float, no_match_px: float, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """True matches [B,N,M] and keypoints that have none, [B,N] and [B,M]."""
+    ahead = warp_points(batch.keypoints0, batch.H_0to1)
+    backward = warp_points(batch.keypoints1, torch.linalg.inv(batch.H_0to1))
+    seen = inside(ahead, *size, 0)[:, :, None] & inside(backward, *size, 0)[:, None, :]
+    distance = torch.cdist(ahead, batch.keypoints1).masked_fill(~seen, 1e6)
+    nearest0, nearest1 = distance.amin(2, keepdim=True), distance.amin(1, keepdim=True)
+    matched = (distance == nearest0) & (distance == nearest1) & (distance < match_px)
+    return matched, nearest0[..., 0] > no_match_px, nearest1[:, 0] > no_match_px
+
+
+def _precision_recall(inner: Tensor, matched: Tensor, threshold: float = 0.2) -> tuple[float, float]:
+    best = (inner == inner.amax(2, keepdim=True)) & (inner == inner.amax(1, keepdim=True))
+    predicted = best & (inner.exp() > threshold)
+    correct = (predicted & matched).sum()
+    return (correct / predicted.sum().clamp(min=1)).item(), (correct / matched.sum().clamp(min=1)).item()

@@ -1,0 +1,139 @@
+"""Features of warped views, extracted once, for training the matcher.
+
+Of each image a few views are kept: the first two nearly as taken, the others warped as the
+benchmark warps. Any two views of an image make a pair whose homography is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from efficient_matcher.learn.augment import AugmentConfig, augment
+from efficient_matcher.learn.data import ImageSet
+from efficient_matcher.learn.homographies import HomographyRange, random_homography
+from efficient_matcher.learn.keypoints import centroids, find_peaks
+from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
+from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
+
+MILD = HomographyRange(perspective=0.0001, rotation_deg=5.0, scale=(0.9, 1.2), translation=0.05)
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How many views, how large, and how they differ."""
+
+    width: int = 480
+    height: int = 360
+    views: int = 5  # per image
+    keypoints: int = 400  # per view
+    nms_radius_px: int = 4
+    warp: HomographyRange = HomographyRange()
+    photometric: AugmentConfig = AugmentConfig(probability=0.3)
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """V views of each of I images: keypoints [I,V,N,2] px, scores [I,V,N], descriptors [I,V,N,D] float16.
+
+    H: [I,V,3,3] maps the resized image to the view.
+    """
+
+    keypoints: Tensor
+    scores: Tensor
+    descriptors: Tensor
+    H: Tensor
+
+
+def extract_views(
+    network: SuperPoint, images: ImageSet, config: ViewConfig, seed: int, part: int = 0, parts: int = 1,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> ViewSet:
+    """Views of every `parts`-th image, from `part` on."""
+    network = network.eval().to(memory_format=torch.channels_last)
+    chosen = range(part, len(images), parts)
+    rows = []
+    for done, index in enumerate(chosen, 1):
+        rng = np.random.default_rng([seed, index])
+        views, transforms = _warped_views(images.images[index], config, rng)
+        rows.append((*extract(network, views, config.keypoints, config.nms_radius_px, rng), transforms))
+        progress(done, len(chosen))
+    keypoints, scores, descriptors, transforms = (torch.stack(column) for column in zip(*rows))
+    return ViewSet(keypoints, scores, descriptors.half(), transforms)
+
+
+def gather_views(
+    network: SuperPoint, images: ImageSet, config: ViewConfig, seed: int, folder: Path,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> ViewSet:
+    """Views of all images: each process extracts its part into `folder`, then reads those of all.
+
+    A part is made again only when the network, the images or the settings are others.
+    """
+    key = _fingerprint(network, images, config, seed)
+    paths = [folder / f"views-{part}-of-{world_size()}.safetensors" for part in range(world_size())]
+    own = paths[rank()]
+    if not own.exists() or _key_of(own) != key:
+        part = extract_views(network, images, config, seed, rank(), world_size(), progress)
+        partial = own.with_suffix(".partial")
+        save_file({f.name: getattr(part, f.name).contiguous() for f in fields(ViewSet)}, partial, {"key": key})
+        partial.replace(own)
+    wait_for_all()
+    parts = [load_file(path) for path in paths]
+    return ViewSet(*(torch.cat([part[f.name] for part in parts]) for f in fields(ViewSet)))
+
+
+def _fingerprint(network: SuperPoint, images: ImageSet, config: ViewConfig, seed: int) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(config), seed, images.names]).encode())
+    for tensor in network.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _key_of(path: Path) -> str | None:
+    try:
+        with safe_open(path, "pt") as stored:
+            return (stored.metadata() or {}).get("key")
+    except Exception:  # cut short or foreign: made again
+        return None
+
+
+def _warped_views(
+    image: NDArray[np.uint8], config: ViewConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], Tensor]:
+    size = (config.width, config.height)
+    base = cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > config.width else cv2.INTER_CUBIC)
+    transforms = [random_homography(rng, *size, MILD if view < 2 else config.warp) for view in range(config.views)]
+    views = [augment(cv2.warpPerspective(base, H, size), rng, config.photometric) for H in transforms]
+    return np.stack(views), torch.from_numpy(np.stack(transforms)).float()
+
+
+@torch.no_grad()
+def extract(
+    network: SuperPoint, views: NDArray[np.uint8], count: int, radius: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `count` keypoints of each view [V,H,W]: positions [V,N,2], scores [V,N], descriptors [V,N,D].
+
+    A view with fewer keypoints is filled up with random places, which teach the matcher the dustbin.
+    """
+    images = (torch.from_numpy(views)[:, None].float() / 255).contiguous(memory_format=torch.channels_last)
+    logits, coarse = network(images)
+    scores = score_map(logits)
+    peaks, found = find_peaks(scores, count, radius)
+    height, width = views.shape[1:]
+    filler = torch.from_numpy(rng.integers((4, 4), (width - 4, height - 4), (*found.shape, 2)))
+    peaks = torch.where(found[..., None], peaks, filler)
+    at_peak = scores.reshape(len(views), -1).gather(1, peaks[..., 1] * width + peaks[..., 0])
+    points = centroids(scores, peaks)
+    return points, at_peak, sample_descriptors(coarse, points)
