@@ -1,6 +1,7 @@
 """Pictures of matches: side by side, as tracks over the current image, and strips of several.
 
-Colours stay apart for colour-blind eyes: inliers blue to yellow by score, outliers in a thin red.
+Inliers run from blue at the image's top to yellow at its bottom, so that neighbouring lines can be told
+apart, by colour-blind eyes too; outliers are red.
 Everything is drawn in the pixels of the frame the networks saw, blue green red.
 """
 
@@ -37,8 +38,9 @@ def draw_matches(result: PairResult, max_matches: int = 200, caption: str | None
     picture = _side_by_side(image0, image1)
     points0 = _frame_points(result.points0, result.frame0)
     points1 = _frame_points(result.points1, result.frame1) + np.float32([image0.shape[1] + GAP, 0])
+    colours = _colours(result)
     for index in _drawing_order(result, max_matches):
-        _line(picture, points0[index], points1[index], *_style(result, index))
+        _line(picture, points0[index], points1[index], colours[index])
     return _with_bar(picture, caption_of(result) if caption is None else caption)
 
 
@@ -46,10 +48,10 @@ def draw_overlay(result: PairResult, max_matches: int = 200, caption: str | None
     """The current image, each match as a tail from where it came, and the outline of the reference: [H + bar, W, 3]."""
     picture = _canvas(result.frame1, result.features1)
     points0, points1 = _frame_points(result.points0, result.frame1), _frame_points(result.points1, result.frame1)
+    colours = _colours(result)
     for index in _drawing_order(result, max_matches):
-        colour, width = _style(result, index)
-        _line(picture, points0[index], points1[index], colour, width)
-        _dot(picture, points1[index], colour)
+        _line(picture, points0[index], points1[index], colours[index])
+        _dot(picture, points1[index], colours[index])
     _draw_outline(picture, result)
     return _with_bar(picture, caption_of(result) if caption is None else caption)
 
@@ -73,11 +75,11 @@ class TrackDrawing:
             tail.append(points1[index])
             tails[track] = tail
         self._tails = tails
+        colours = _colours(result)
         for index in _drawing_order(result, max_matches):
             tail = tails[int(result.track_ids[index])]
-            colour, width = _style(result, index)
-            cv2.polylines(picture, [_fixed(np.array(tail))], False, colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
-            _dot(picture, points1[index], colour)
+            cv2.polylines(picture, [_fixed(np.array(tail))], False, colours[index], 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+            _dot(picture, points1[index], colours[index])
         return _with_bar(picture, caption_of(result) if caption is None else caption)
 
 
@@ -135,15 +137,16 @@ def _drawing_order(result: PairResult, max_matches: int) -> list[int]:
     return best[np.argsort(result.homography.inliers[best], kind="stable")].tolist()
 
 
-def _style(result: PairResult, index: int) -> tuple[tuple[int, int, int], int]:
-    if not result.homography.inliers[index]:
-        return OUTLIER, 1
-    return _colours()[round(60 + 195 * float(result.matches.scores[index]))], 1
+def _colours(result: PairResult) -> list[tuple[int, int, int]]:
+    """Blue, green, red for each match."""
+    levels = 80 + 175 * result.points0[:, 1] / result.features0.image_size[1]
+    chosen = [_viridis()[level] for level in np.clip(levels, 80, 255).astype(int)]
+    return [colour if inlier else OUTLIER for colour, inlier in zip(chosen, result.homography.inliers)]
 
 
 @cache
-def _colours() -> list[tuple[int, int, int]]:
-    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1), cv2.COLORMAP_CIVIDIS)
+def _viridis() -> list[tuple[int, int, int]]:
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1), cv2.COLORMAP_VIRIDIS)
     return [tuple(colour) for colour in table[:, 0].tolist()]
 
 
@@ -158,8 +161,8 @@ def _draw_outline(picture: NDArray[np.uint8], result: PairResult) -> None:
 
 
 def _line(picture: NDArray[np.uint8], start: NDArray[np.float32], end: NDArray[np.float32],
-          colour: tuple[int, int, int], width: int) -> None:
-    cv2.line(picture, _fixed(start).tolist(), _fixed(end).tolist(), colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
+          colour: tuple[int, int, int]) -> None:
+    cv2.line(picture, _fixed(start).tolist(), _fixed(end).tolist(), colour, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _dot(picture: NDArray[np.uint8], centre: NDArray[np.float32], colour: tuple[int, int, int], radius: int = 2) -> None:

@@ -196,3 +196,33 @@ def _matcher_model() -> object:
             inputs.append(helper.make_tensor_value_info(name + side, TensorProto.FLOAT, shape))
     return g.model(inputs, [helper.make_tensor_value_info("similarity", TensorProto.FLOAT, ["N", "M"]),
                             helper.make_tensor_value_info("dustbin", TensorProto.FLOAT, [])])
+
+
+@pytest.fixture(scope="session")
+def write_bag() -> Callable[..., Path]:
+    """`write_test_bag(path, images, ...)`; skips where rosbags is not installed."""
+    pytest.importorskip("rosbags")
+    return write_test_bag
+
+
+def write_test_bag(path: Path, images: list, *, topics: tuple = ("/camera/image_raw",), storage: str = "mcap",
+                   stamps: list | None = None, alter: dict | None = None) -> Path:
+    """A rosbag2 bag of images [H,W] or [H,W,3] on each topic, at 10 Hz unless `stamps` (ns) are given.
+
+    alter: index of a message -> fields of it to replace, for messages that lie. Logged in the order given.
+    """
+    from dataclasses import replace
+
+    from efficient_matcher.ros.messages import image_message, make_header
+    from efficient_matcher.sources.bag_writer import BagWriter
+
+    stamps = stamps or [10**18 + index * 10**8 for index in range(len(images))]
+    with BagWriter(path, storage) as bag:
+        for topic in topics:
+            bag.add_topic(topic, "sensor_msgs/msg/Image")
+        for index, (stamp, image) in enumerate(zip(stamps, images)):
+            message = image_message(bag.types, make_header(bag.types, stamp, "camera"), image)
+            message = replace(message, **(alter or {}).get(index, {}))
+            for topic in topics:
+                bag.write(topic, 10**18 + index * 10**8, message)
+    return path

@@ -62,24 +62,25 @@ class StopSignals:
         self.requested = True
 
 
-def distribution(values: Sequence[float], percentiles: Sequence[int] = (10, 50, 90)) -> dict[str, float] | None:
-    """Median, the other percentiles, minimum and maximum by name; None without values."""
+def distribution(values: Sequence[float], percentiles: Sequence[int] = (10, 50, 90, 99)) -> dict[str, float] | None:
+    """Minimum, percentiles (50 as `median`) and maximum by name, in that order; None without values."""
     if not len(values):
         return None
     named = {("median" if p == 50 else f"p{p}"): float(np.percentile(values, p)) for p in percentiles}
-    return {**named, "min": float(np.min(values)), "max": float(np.max(values))}
+    return {"min": float(np.min(values)), **named, "max": float(np.max(values))}
 
 
-def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """A two-column table on standard output."""
+def print_table(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> None:
+    """A table on standard output: names left, numbers right under `columns`, or one text a row without columns."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, escape(value))  # brackets in file names are no markup
+    table = Table("", *columns, title=title, title_justify="left", show_header=bool(columns))
+    table.columns[0].style, table.columns[0].no_wrap = "bold", True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))  # brackets in file names are no markup
     Console().print(table)
 
 

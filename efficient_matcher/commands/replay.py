@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.commands.common import StopSignals, print_table
 from efficient_matcher.commands.pictures import STRIP_NAME, VIDEO_NAME, Pictures
-from efficient_matcher.commands.summary import Summary, table_rows
+from efficient_matcher.commands.summary import COLUMNS, Summary, distributions, facts
 from efficient_matcher.config import Config
 from efficient_matcher.core.pipeline import Matcher, Tracker
 from efficient_matcher.errors import MatcherError, SourceError
@@ -56,7 +56,8 @@ def run(options: ReplayOptions) -> bool:
     """
     with StopSignals() as stop:
         report = replay(options, stop)
-    print_table("replay" + (" (stopped)" if report["stopped"] else ""), table_rows(report))
+    print_table("replay" + (" (stopped)" if report["stopped"] else ""), facts(report))
+    print_table("", distributions(report), COLUMNS)
     return not report["stopped"]
 
 

@@ -10,8 +10,9 @@ from efficient_matcher.records import PairResult
 
 REASONS_KEPT = 20  # different reasons listed; a damaged bag may have one per message
 
-_PAIR_ROWS = (("matches", "matches", 1, ".0f"), ("inliers", "inliers", 1, ".0f"),
-              ("inlier_share", "inlier share %", 100, ".1f"), ("rmse_px", "rmse px", 1, ".2f"))
+COLUMNS = ("min", "p10", "median", "p90", "p99", "max")
+_PAIR_ROWS = (("matches", "matches", 1, 0), ("inliers", "inliers", 1, 0), ("inlier_share", "inlier share %", 100, 1),
+              ("rmse_px", "rmse px", 1, 2))  # key, label, factor, digits
 
 
 class Summary:
@@ -57,12 +58,12 @@ class Summary:
             "pairs": {"count": self.pairs, "valid": self._valid,
                       "valid_share": self._valid / self.pairs if self.pairs else None,
                       **{name: distribution(values) for name, values in self._values.items()}},
-            "latency_ms": {stage: distribution(values, (50, 90, 99)) for stage, values in self._timings.items()},
+            "latency_ms": {stage: distribution(values) for stage, values in self._timings.items()},
         }
 
 
-def table_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """The report of a replay as rows of a table."""
+def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was replayed and how it went, as rows of a table."""
     frames, pairs, restarts = report["frames"], report["pairs"], report["restarts"]
     counts = ", ".join(f"{frames[name]} {name}" for name in ("received", "processed", "dropped", "failed"))
     share = "" if pairs["valid_share"] is None else f" ({100 * pairs['valid_share']:.1f} %)"
@@ -71,15 +72,16 @@ def table_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("restarts", str(restarts["count"]))]
     rows += [("  restarted", f"{count} x {reason}") for reason, count in restarts["reasons"].items()]
     rows += [("pairs", f"{pairs['count']}, of them valid {pairs['valid']}{share}")]
-    rows += [(label, _row(pairs[name], scale, form)) for name, label, scale, form in _PAIR_ROWS]
-    rows += [(f"{stage} ms", _row(values, 1, ".1f")) for stage, values in report["latency_ms"].items()]
     return rows + [(f"-> {name}", str(path)) for name, path in report["outputs"].items() if path]
 
 
-def _row(values: dict[str, float] | None, scale: float, form: str) -> str:
-    if values is None:
-        return "-"
-    return "  ".join(f"{name} {value * scale:{form}}" for name, value in values.items())
+def distributions(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The distributions of a report as rows under `COLUMNS`; those without values are left out."""
+    pairs, latencies = report["pairs"], report["latency_ms"]
+    rows = [(label, pairs[name], scale, digits) for name, label, scale, digits in _PAIR_ROWS]
+    rows += [(f"{stage} ms", values, 1, 1) for stage, values in latencies.items()]
+    return [(label, *(f"{values[column] * scale:.{digits}f}" for column in COLUMNS))
+            for label, values, scale, digits in rows if values is not None]
 
 
 def _listed(counts: Counter[str]) -> dict[str, int]:

@@ -204,6 +204,12 @@ def unpack_homography(message: Any) -> NDArray[np.void]:
     return unpack_cloud(message, HOMOGRAPHY_DTYPE)
 
 
+def reference_stamp_ns(row: np.void) -> int:
+    """The stamp of the reference image in a row of `~/homography`, in nanoseconds."""
+    # Through int: the product does not fit the row's 32 bits.
+    return int(row["ref_sec"]) * 1_000_000_000 + int(row["ref_nanosec"])
+
+
 def unpack_cloud(message: Any, dtype: np.dtype[np.void]) -> NDArray[np.void]:
     """The rows of a PointCloud2 as `dtype`, by field name, whatever their offsets and byte order.
 

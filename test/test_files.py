@@ -1,0 +1,65 @@
+"""Results on disk are whole or not there, and nothing is overwritten unasked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.files import plain, result_folder, write_bytes_atomic, write_json, write_text_atomic
+
+
+def test_text_replaces_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text_atomic(path, "one")
+    write_text_atomic(path, "zwei ä")
+    assert path.read_text("utf-8") == "zwei ä"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    write_bytes_atomic(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("efficient_matcher.files.os.replace", fail)
+    with pytest.raises(MatcherError, match="a.bin: cannot be written: No space left"):
+        write_bytes_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_takes_arrays_and_makes_nan_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"m": np.eye(2), "n": float("nan"), "k": np.int64(3), "p": Path("x"), "t": (1, None)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "m": [[1, 0], [0, 1]], "n": None, "k": 3, "p": "x", "t": [1, None]}
+
+
+def test_plain_reaches_into_arrays_of_nan() -> None:
+    assert plain({"a": [np.array([1.0, np.inf])]}) == {"a": [[1.0, None]]}
+
+
+def test_result_folder_refuses_to_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    with pytest.raises(MatcherError, match="bag: exists already"):
+        result_folder(tmp_path, ("bag", "summary.json"))
+    assert (tmp_path / "bag").exists()
+
+
+def test_overwriting_spares_files_of_others(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "x").write_text("")
+    (tmp_path / "notes.txt").write_text("mine")
+    result_folder(tmp_path, ("bag", "summary.json"), overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_result_folder_through_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MatcherError, match="cannot be used for results"):
+        result_folder(tmp_path / "file" / "out", ())
