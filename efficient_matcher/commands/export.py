@@ -43,7 +43,7 @@ def run(options: ExportOptions) -> dict[str, Any]:
     report = {"bundle": str(options.out), "card": asdict(card)}
     if options.json is not None:
         write_json(options.json, report)
-    print_table(f"wrote {options.out}", card_rows(card, options.out))
+    print_table("exported", card_rows(card, options.out))
     return report
 
 

@@ -21,13 +21,13 @@ def run(bundle: str, json: Path | None = None) -> dict[str, Any]:
     report = {"bundle": str(loaded.path), "card": asdict(loaded.card), "bytes": _sizes(loaded.card, loaded.path)}
     if json is not None:
         write_json(json, report)
-    print_table(f"{loaded.path}: hashes are right", card_rows(loaded.card, loaded.path))
+    print_table("bundle, its files as the card says", card_rows(loaded.card, loaded.path))
     return report
 
 
-def card_rows(card: ModelCard, folder: Path) -> dict[str, str]:
-    """The card as rows of a table."""
-    rows = {"name": card.name, "format": str(card.format_version)}
+def card_rows(card: ModelCard, folder: Path) -> list[tuple[str, str]]:
+    """The card of the bundle in `folder` as rows of a table."""
+    rows = {"folder": str(folder), "name": card.name, "format": str(card.format_version)}
     rows.update(_flat("extractor", card.extractor))
     rows.update(_flat("matcher", card.matcher))
     rows["input size"] = f"{card.input_size[0]} x {card.input_size[1]} px"
@@ -38,7 +38,7 @@ def card_rows(card: ModelCard, folder: Path) -> dict[str, str]:
     sizes = _sizes(card, folder)
     for name, digest in card.files.items():
         rows[name] = f"{sizes[name] / 2**20:.2f} MiB, SHA-256 {digest}"
-    return rows
+    return list(rows.items())
 
 
 def _sizes(card: ModelCard, folder: Path) -> dict[str, int]:
