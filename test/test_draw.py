@@ -23,20 +23,30 @@ def result(with_frames: bool = True, matched: int = 2, valid: bool = True, track
                       {"total": 12.3}, ids, frame, frame)
 
 
+def is_outlier(pixel: np.ndarray) -> bool:
+    """Within what anti-aliasing rounds away."""
+    return bool(np.abs(pixel.astype(int) - OUTLIER).max() <= 40)
+
+
+def is_inlier(pixel: np.ndarray) -> bool:
+    """Neither an outlier nor the bare image."""
+    return not is_outlier(pixel) and tuple(pixel) != (50, 50, 50)
+
+
 def test_pair_lies_side_by_side_under_a_bar() -> None:
     picture = draw_matches(result())
     assert picture.shape == (60 + BAR_HEIGHT, 80 + GAP + 80, 3)
     assert picture.dtype == np.uint8
     # input pixel (20.5, 30.5) is the frame's (10, 15), and the line ends there in the other image
     assert tuple(picture[BAR_HEIGHT + 15, 80 + GAP + 10]) != (50, 50, 50)
-    assert tuple(picture[BAR_HEIGHT + 45, 82]) == OUTLIER
+    assert is_outlier(picture[BAR_HEIGHT + 45, 82])
 
 
 def test_overlay_marks_points_in_frame_pixels() -> None:
     picture = draw_overlay(result())
     assert picture.shape == (60 + BAR_HEIGHT, 80, 3)
-    assert tuple(picture[BAR_HEIGHT + 45, 50]) == OUTLIER
-    assert tuple(picture[BAR_HEIGHT + 15, 10]) not in (OUTLIER, (50, 50, 50))
+    assert is_outlier(picture[BAR_HEIGHT + 45, 50])
+    assert is_inlier(picture[BAR_HEIGHT + 15, 10])
     assert tuple(picture[BAR_HEIGHT + 30, 40]) == (50, 50, 50)
 
 
@@ -65,8 +75,8 @@ def test_tracks_keep_their_tails_while_seen() -> None:
     drawing = TrackDrawing()
     drawing.draw(result(track_ids=[4, 5]))
     later = drawing.draw(result(track_ids=[4, 6], shift=40))
-    assert tuple(later[BAR_HEIGHT + 15, 20]) not in (OUTLIER, (50, 50, 50))  # half way from x = 10 to x = 30
-    assert tuple(later[BAR_HEIGHT + 45, 60]) == OUTLIER
+    assert is_inlier(later[BAR_HEIGHT + 15, 20])  # half way from x = 10 to x = 30
+    assert is_outlier(later[BAR_HEIGHT + 45, 60])
     drawing.draw(result(track_ids=[7, 8]))
     assert set(drawing._tails) == {7, 8}
 
