@@ -155,6 +155,31 @@ def train_superglue(
         command.TrainOptions(images, out, superpoint, steps, pairs, seed, processes, limit, data, json))
 
 
+@app.command()
+def export(
+    superpoint: Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help=".safetensors, or official .pth.")],
+    superglue: Annotated[Path, typer.Option("--superglue", metavar="WEIGHTS", help=".safetensors, or official .pth.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle; a bundle there is replaced.")],
+    name: Annotated[Optional[str], typer.Option("--name", help="Of the bundle. [dim]default: the folder's[/dim]")] = None,
+    licence: Annotated[Optional[str], typer.Option(
+        "--licence", metavar="TEXT", help="Of the weights, where their files do not say it.")] = None,
+    measured: Annotated[Optional[Path], typer.Option(
+        "--measured", metavar="FILE", help="JSON of accuracy and latency, kept in the card.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Make a bundle of two weight files, each graph held against its network."""
+    from efficient_matcher.commands import export as command
+    command.run(command.ExportOptions(superpoint, superglue, out, name, licence, measured, json))
+
+
+@app.command()
+def info(bundle: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Model bundle.")] = "default",
+         json: JsonOption = None) -> None:
+    """Check a bundle's files and print what it says of itself."""
+    from efficient_matcher.commands import info as command
+    command.run(bundle, json)
+
+
 @app.command("make-bag")
 def make_bag(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images; numeric file names become their stamps.")],

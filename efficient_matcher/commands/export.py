@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from efficient_matcher.files import write_json
 class ExportOptions:
     """superpoint, superglue: weight files; out: folder of the bundle; name: of the bundle, default the folder's.
 
-    licence: of the weights, needed where the files do not say it.
+    licence: of the weights, needed where the files do not say it; measured: JSON file of figures for the card.
     """
 
     superpoint: Path
@@ -24,13 +25,12 @@ class ExportOptions:
     out: Path
     name: str | None = None
     licence: str | None = None
+    measured: Path | None = None
     json: Path | None = None
 
 
 def run(options: ExportOptions) -> dict[str, Any]:
     """Write the bundle, print its card; returns what --json writes. Raises MatcherError."""
-    from dataclasses import asdict
-
     from efficient_matcher.learn.export import CardFields, write_bundle
     from efficient_matcher.learn.weights import load_superglue, load_superpoint, read_weights
     files = {"superpoint": options.superpoint, "superglue": options.superglue}
@@ -38,13 +38,27 @@ def run(options: ExportOptions) -> dict[str, Any]:
     notes = {part: read_weights(path).notes for part, path in files.items()}
     training = {part: notes[part].get("training", {"weights": path.name}) for part, path in files.items()}
     fields = CardFields(name=options.name or options.out.resolve().name, training=training,
-                        licence=_licence(options, files, notes))
+                        licence=_licence(options, files, notes), measured=_measured(options.measured))
     card = write_bundle(options.out, superpoint, superglue, fields)
     report = {"bundle": str(options.out), "card": asdict(card)}
     if options.json is not None:
         write_json(options.json, report)
     print_table("exported", card_rows(card, options.out))
     return report
+
+
+def _measured(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MatcherError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise MatcherError(f"{path}: is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise MatcherError(f"{path}: is not a mapping of figures")
+    return value
 
 
 def _licence(options: ExportOptions, files: dict[str, Path], notes: dict[str, dict[str, Any]]) -> str:

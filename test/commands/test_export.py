@@ -52,6 +52,23 @@ def test_two_licences_are_both_stated(tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "out").card.licence == "Apache-2.0 and MIT"
 
 
+def test_figures_are_kept_in_the_card(tmp_path: Path) -> None:
+    (tmp_path / "figures.json").write_text('{"auc": {"5": 61.5}}')
+    command.run(command.ExportOptions(*weights(tmp_path), tmp_path / "out", measured=tmp_path / "figures.json"))
+    measured = load_bundle(tmp_path / "out").card.measured
+    assert measured["auc"] == {"5": 61.5}
+    assert "max_difference_to_torch" in measured
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("{", "is not JSON"), ("3", "not a mapping")])
+def test_figures_that_cannot_be_read(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "figures.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(MatcherError, match=f"figures.json: .*{message}"):
+        command.run(command.ExportOptions(*weights(tmp_path), tmp_path / "out", measured=path))
+
+
 def test_swapped_files_are_told_apart(tmp_path: Path) -> None:
     point, glue = weights(tmp_path)
     with pytest.raises(WeightsError, match="glue.safetensors: holds a superglue, not a superpoint"):
