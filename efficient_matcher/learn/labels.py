@@ -36,7 +36,8 @@ class LabelConfig:
 def label_image(image: NDArray[np.uint8], seed: int, config: LabelConfig = LabelConfig()) -> NDArray[np.float32]:
     """Repeatable points of a grey image [H,W]: rows x, y (pixels), share of warps in (0,1]. [N,3]."""
     rng = np.random.default_rng(seed)
-    sift = cv2.SIFT_create(nfeatures=1500, contrastThreshold=config.contrast_threshold)
+    # Without the precise upscale OpenCV's SIFT places every point a quarter of a pixel too far right and down.
+    sift = cv2.SIFT_create(nfeatures=1500, contrastThreshold=config.contrast_threshold, enable_precise_upscale=True)
     height, width = image.shape
     votes = np.zeros((height * OVERSAMPLING, width * OVERSAMPLING), np.float32)
     seen = np.zeros_like(votes)

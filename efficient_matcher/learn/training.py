@@ -38,7 +38,7 @@ class TrainingError(MatcherError):
 class LoopConfig:
     """How long and how fast to learn."""
 
-    steps: int = 4500
+    steps: int = 3800
     learning_rate: float = 3e-3
     final_share: float = 0.02  # of the learning rate, at the end of the cosine
     warmup_steps: int = 100
