@@ -1,0 +1,178 @@
+"""The homography benchmark: image pairs with an exact truth, matched by several methods side by side.
+
+Each pair is matched as a robot would do it (features of image 0 once, then of each variant of image
+1) through core's own `extract` and `match`. Two homographies are judged: OpenCV's plain RANSAC, which
+makes figures comparable with published ones, and the project's own fit. A pair with fewer than 12
+matches is a failure in the `strict` figures and left out of the `paper` ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.core.geometry import corner_error, fit_homography
+from efficient_matcher.core.matches import nearest_neighbour_matches
+from efficient_matcher.core.pipeline import Matcher
+from efficient_matcher.evaluate.metrics import MatchCounts, area_under_curve, count_matches, true_matches
+from efficient_matcher.evaluate.warps import SIZE, WarpedPair, degrade, warp_image
+from efficient_matcher.records import Features, PairResult
+from efficient_matcher.sources.images import read_image
+from efficient_matcher.sources.pairs import HomographyPair
+
+THRESHOLDS_PX = (5.0, 10.0, 25.0)
+MINIMUM_MATCHES = 12
+VARIANTS = ("clean", "hard")
+ESTIMATORS = ("ransac", "robust")  # OpenCV's RANSAC, and core's fit
+RANSAC_THRESHOLD_PX = 3.0
+RANSAC_ITERATIONS = 3000
+
+
+class PairMatcher(Protocol):
+    """What is evaluated: core's `Matcher`, or whatever has the same two methods."""
+
+    def extract(self, image: NDArray[np.uint8], /) -> Features: ...
+
+    def match(self, features0: Features, features1: Features, /) -> PairResult: ...
+
+
+class NearestNeighbourMatcher:
+    """A bundle's extractor with mutual nearest neighbours in place of its matcher network."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self._matcher = matcher
+
+    def extract(self, image: NDArray[np.uint8]) -> Features:
+        """Features of an image, by the bundle's extractor."""
+        return self._matcher.extract(image)
+
+    def match(self, features0: Features, features1: Features) -> PairResult:
+        """Mutual nearest neighbours by descriptor, and core's homography."""
+        matches = nearest_neighbour_matches(features0, features1)
+        points0 = features0.keypoints[matches.indices[:, 0]]
+        points1 = features1.keypoints[matches.indices[:, 1]]
+        homography = fit_homography(points0, points1, features0.image_size, self._matcher.config.geometry)
+        return PairResult(features0, features1, matches, homography)
+
+
+@dataclass(frozen=True)
+class PairOutcome:
+    """One pair, one variant, one method.
+
+    keypoints: of image 0 and 1. corner_errors: mean over the four image corners, px, per estimator of
+    `ESTIMATORS`; infinite where there is no homography.
+    """
+
+    index: int
+    name: str
+    variant: str
+    method: str
+    keypoints: tuple[int, int]
+    counts: MatchCounts
+    corner_errors: dict[str, float]
+
+    @property
+    def kept(self) -> bool:
+        """Whether there are matches enough for the `paper` figures."""
+        return self.counts.predicted >= MINIMUM_MATCHES
+
+    def strict_error(self, estimator: str) -> float:
+        """The corner error in px, infinite with too few matches."""
+        return self.corner_errors[estimator] if self.kept else float("inf")
+
+
+def run_benchmark(
+    pairs: Sequence[HomographyPair], methods: Mapping[str, PairMatcher], variants: Sequence[str] = VARIANTS,
+) -> Iterator[list[PairOutcome]]:
+    """Evaluate pair after pair; one list per pair, of every method and variant.
+
+    The pair's place in `pairs` seeds its `hard` variant. Raises SourceError naming an image that cannot be read.
+    """
+    for index, pair in enumerate(pairs):
+        truth = load_pair(pair)
+        images1 = {variant: variant_image(truth, variant, index) for variant in variants}
+        outcomes = []
+        for method, matcher in methods.items():
+            features0 = matcher.extract(truth.image0)
+            for variant, image1 in images1.items():
+                result = matcher.match(features0, matcher.extract(image1))
+                keypoints = len(result.features0), len(result.features1)
+                outcomes.append(PairOutcome(index, pair.name, variant, method, keypoints,
+                                            *judge(result, truth.H_0to1)))
+        yield outcomes
+
+
+def load_pair(pair: HomographyPair) -> WarpedPair:
+    """Read a listed image and warp it. Raises SourceError naming the image."""
+    return warp_image(read_image(pair.path), pair.homography)
+
+
+def variant_image(pair: WarpedPair, variant: str, index: int) -> NDArray[np.uint8]:
+    """Image 1 [H,W] of a variant; `index` is the pair's place in its list."""
+    return degrade(pair.image1, index) if variant == "hard" else pair.image1
+
+
+def judge(result: PairResult, H_0to1: NDArray[np.float64]) -> tuple[MatchCounts, dict[str, float]]:
+    """Hold matches and homographies of a pair against the truth: counts, and corner errors in px."""
+    truth = true_matches(result.features0.keypoints, result.features1.keypoints, H_0to1)
+    counts = count_matches(result.matches.indices, truth)
+    estimates = {"ransac": fit_ransac(result.points0, result.points1), "robust": result.homography.matrix}
+    return counts, {name: _error(estimate, H_0to1) for name, estimate in estimates.items()}
+
+
+def fit_ransac(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> NDArray[np.float64] | None:
+    """OpenCV's RANSAC homography of matched points [K,2], as published figures use it; None when it finds none."""
+    if len(points0) < 4:
+        return None
+    cv2.setRNGSeed(0)
+    H, _ = cv2.findHomography(points0, points1, cv2.RANSAC, RANSAC_THRESHOLD_PX, maxIters=RANSAC_ITERATIONS)
+    return H
+
+
+def _error(estimate: NDArray[np.float64] | None, H_0to1: NDArray[np.float64]) -> float:
+    error = np.inf if estimate is None else corner_error(estimate, H_0to1, SIZE)
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def summarize(outcomes: Iterable[PairOutcome]) -> list[dict[str, Any]]:
+    """Figures per method and variant, in the order they first appear.
+
+    `strict` and `paper` each hold `auc` (percent at 5, 10, 25 px, per estimator), `precision` and
+    `recall` (percent, means over pairs; None without pairs); `precision` and `recall` outside are the strict ones.
+    """
+    groups: dict[tuple[str, str], list[PairOutcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.method, outcome.variant), []).append(outcome)
+    return [_figures(method, variant, group) for (method, variant), group in groups.items()]
+
+
+def _figures(method: str, variant: str, group: list[PairOutcome]) -> dict[str, Any]:
+    kept = [outcome for outcome in group if outcome.kept]
+    strict = _figures_of(group)
+    return {
+        "method": method, "variant": variant, "pairs": len(group), "dropped": len(group) - len(kept),
+        "strict": strict, "paper": _figures_of(kept),
+        "precision": strict["precision"], "recall": strict["recall"],
+        "keypoints": _mean([sum(outcome.keypoints) / 2 for outcome in group]),
+        "matches": _mean([outcome.counts.predicted for outcome in group]),
+        "median_corner_error_px": {name: float(np.median([o.strict_error(name) for o in group])) for name in ESTIMATORS},
+    }
+
+
+def _figures_of(group: list[PairOutcome]) -> dict[str, Any]:
+    auc = {}
+    for estimator in ESTIMATORS:
+        areas = area_under_curve([outcome.strict_error(estimator) for outcome in group], THRESHOLDS_PX)
+        auc[estimator] = {f"{threshold:g}": area for threshold, area in zip(THRESHOLDS_PX, areas)}
+    return {"auc": auc, "precision": _mean([outcome.counts.precision for outcome in group]),
+            "recall": _mean([outcome.counts.recall for outcome in group])}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else None
