@@ -1,0 +1,117 @@
+"""`evaluate homography` as it is called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from efficient_matcher.commands.evaluate import run
+from efficient_matcher.config import Config
+from efficient_matcher.errors import BundleError, ConfigError, MatcherError, SourceError
+
+H = "1.05 0.02 6 -0.03 1.02 -4 2e-5 -1e-5 1.0"
+
+
+@pytest.fixture()
+def pairs(tmp_path, make_textured) -> Path:
+    (tmp_path / "images").mkdir()
+    for name, seed in (("a.png", 0), ("b.png", 1)):
+        cv2.imwrite(str(tmp_path / "images" / name), make_textured(480, 640, seed))
+    file = tmp_path / "pairs.txt"
+    file.write_text(f"a.png {H}\nb.png {H}\n")
+    return file
+
+
+@pytest.fixture()
+def config(tiny_bundle) -> Config:
+    return Config().with_values({"model.bundle": str(tiny_bundle), "model.threads": 1})
+
+
+def test_report_and_table(pairs, config, tmp_path, capsys):
+    file = tmp_path / "out" / "report.json"
+    figures = run(pairs, config=config, methods=("bundle", "sift"), limit=1, json=file)
+    assert [(f["method"], f["variant"]) for f in figures] == [
+        ("bundle", "clean"), ("bundle", "hard"), ("sift", "clean"), ("sift", "hard")]
+    assert figures[2]["strict"]["auc"]["ransac"]["5"] > 90
+    table = capsys.readouterr().out
+    assert "sift" in table and "strict" in table and "0 of 1" in table
+    report = json.loads(file.read_text())
+    assert report["results"] == figures
+    assert report["settings"]["extract.max_keypoints"] == 512 and report["settings"]["variants"] == ["clean", "hard"]
+    assert len(report["bundle"]["hash"]) == 64
+    assert len(report["pairs"]) == 4 and report["pairs"][0]["corner_errors"]["ransac"] < 5
+
+
+def test_baseline_alone_needs_no_bundle(pairs):
+    missing = Config().with_values({"model.bundle": "nowhere"})
+    figures = run(pairs, config=missing, methods=["orb"], variant="clean", limit=1)
+    assert [f["pairs"] for f in figures] == [1]
+
+
+def test_keypoints_come_from_the_config(pairs, config):
+    few = config.with_values({"extract.max_keypoints": 50})
+    figures = run(pairs, config=few, methods=("bundle", "orb"), variant="clean", limit=1)
+    assert all(f["keypoints"] <= 50 for f in figures)
+
+
+def test_pictures_of_the_worst_pairs(pairs, config, tmp_path):
+    run(pairs, config=config, matcher="nearest", variant="clean", worst=tmp_path / "worst")
+    files = sorted(path.name for path in (tmp_path / "worst").iterdir())
+    assert [name[:15] for name in files] == ["bundle_clean_01", "bundle_clean_02"]
+    assert cv2.imread(str(tmp_path / "worst" / files[0])).shape[1] > 1280
+
+
+def test_missing_list(tmp_path):
+    with pytest.raises(SourceError, match="nothing.txt"):
+        run(tmp_path / "nothing.txt")
+
+
+def test_missing_image_folder_and_image(pairs, tmp_path):
+    with pytest.raises(SourceError, match="a.png"):
+        run(pairs, images=tmp_path / "elsewhere")
+    (pairs.parent / "images" / "b.png").unlink()
+    with pytest.raises(SourceError, match="b.png"):
+        run(pairs, methods=["orb"])
+
+
+@pytest.mark.parametrize("line", ["a.png 1 2 3", f"a.png {H} 4", "a.png 1 0 0 0 1 0 0 0 nan", "a.png 1 0 0 0 1 0 0 x 1",
+                                  "a.png 0 0 0 0 0 0 0 0 1"])
+def test_malformed_line_is_named(pairs, line):
+    pairs.write_text(f"a.png {H}\n{line}\n")
+    with pytest.raises(SourceError, match=r"pairs.txt.*2"):
+        run(pairs, methods=["orb"])
+
+
+def test_image_that_is_none(pairs):
+    (pairs.parent / "images" / "a.png").write_bytes(b"\x89PNG cut short")
+    with pytest.raises(SourceError, match="a.png"):
+        run(pairs, methods=["orb"])
+
+
+def test_missing_bundle(pairs):
+    with pytest.raises(BundleError, match="nowhere"):
+        run(pairs, config=Config().with_values({"model.bundle": "nowhere"}))
+
+
+@pytest.mark.parametrize("wrong", [{"methods": ["surf"]}, {"matcher": "psychic"}, {"variant": "soft"}])
+def test_unknown_choice_is_named(pairs, wrong):
+    with pytest.raises(ConfigError, match="surf|psychic|soft"):
+        run(pairs, **wrong)
+
+
+def test_black_image_is_a_failure_not_an_error(pairs, config, tmp_path):
+    cv2.imwrite(str(pairs.parent / "images" / "a.png"), np.zeros((480, 640), np.uint8))
+    figures = run(pairs, config=config, methods=("bundle", "orb"), variant="clean", limit=1,
+                  json=tmp_path / "report.json")
+    for row in figures:
+        assert row["strict"]["auc"]["ransac"]["25"] == 0.0 and row["dropped"] == 1
+    assert json.loads((tmp_path / "report.json").read_text())["pairs"][0]["corner_errors"]["ransac"] is None
+
+
+def test_report_that_cannot_be_written(pairs, tmp_path):
+    with pytest.raises(MatcherError, match="images"):
+        run(pairs, methods=["orb"], variant="clean", limit=1, json=tmp_path / "images")
