@@ -1,0 +1,130 @@
+"""`bench`: the speed of a tracked frame beside its rivals, as a table and a report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import efficient_matcher
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.config import Config
+from efficient_matcher.core.bundle import load_bundle
+from efficient_matcher.errors import ConfigError
+from efficient_matcher.evaluate.latency import DENSE, RIVALS, BenchPlan, bench, turns
+from efficient_matcher.evaluate.motion import moving_view
+from efficient_matcher.files import write_json
+from efficient_matcher.records import Frame
+from efficient_matcher.ros.messages import model_hash
+from efficient_matcher.sources.images import read_frames
+
+FRAME_COUNT = 40
+BUSY_SHARE = 0.5  # of the threads kept busy by others: more makes figures worthless
+BAG_SUFFIXES = (".bag", ".mcap", ".db3")
+LIBRARIES = ("numpy", "opencv-python-headless", "opencv-python", "onnxruntime", "torch")
+
+
+def run(
+    *, config: Config = Config(), images: Path | None = None, topic: str | None = None, json: Path | None = None,
+    rivals: tuple[str, ...] = RIVALS, rounds: int = 10, frames: int = 10, dense_frames: int = 2, starts: int = 3,
+) -> dict[str, Any]:
+    """Measure, print the table, write the report; returns the report.
+
+    images: folder or bag of one camera's frames (the first 40 are used, `topic` of a bag), else a synthetic
+    view. rivals: of RIVALS. rounds, frames, dense_frames, starts: see `BenchPlan`. Raises MatcherError.
+    """
+    for name in rivals:
+        if name not in RIVALS:
+            raise ConfigError(f"unknown rival '{name}', known: {', '.join(RIVALS)}")
+    bundle = load_bundle(config.model.bundle)
+    plan = BenchPlan(tuple(dict.fromkeys(rivals)), rounds, frames, dense_frames, starts)
+    pictures = _frames(images, topic, config)
+    machine = _machine()
+    with _progress(turns(plan)) as on_turn:
+        figures = bench(pictures, config, plan, on_turn)
+    height, width = pictures[0].shape
+    report = {"command": "bench", "version": efficient_matcher.__version__, **figures,
+              "bundle": {"name": bundle.card.name, "hash": model_hash(bundle.card)},
+              "frames": {"source": images or "synthetic", "count": len(pictures), "width": width, "height": height},
+              "plan": vars(plan), "settings": config.values(), "machine": machine}
+    if json is not None:
+        write_json(json, report)
+    print_table(f"bench, {width}x{height}, {report['keypoints']} keypoints, {report['threads']} threads", _rows(report))
+    return report
+
+
+def _frames(source: Path | None, topic: str | None, config: Config) -> list[NDArray[np.uint8]]:
+    if source is None:
+        return moving_view(FRAME_COUNT, config.input.width or 640, config.input.height or 480)
+    return [frame.image for frame in islice(_read(source, topic, config), FRAME_COUNT)]
+
+
+def _read(source: Path, topic: str | None, config: Config) -> Iterator[Frame]:
+    if source.suffix not in BAG_SUFFIXES and not (source / "metadata.yaml").is_file():
+        yield from read_frames(source, config.input)
+        return
+    from efficient_matcher.sources.bags import ImageBag
+    with ImageBag(source, topic) as bag:
+        yield from (entry.frame for entry in bag.frames(config.input))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("bench", total=total)
+        yield lambda name: progress.update(task, advance=1, description=f"bench {name}")
+
+
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "tracked frame ms", _spread(report["tracked_frame_ms"])
+    for stage, value in report["stages_ms"].items():
+        yield f"  {stage}", _spread(value)
+    for name, rival in report["rivals"].items():
+        yield name, f"{_spread(rival['tracked_frame_ms'])}   {report[f'ratio_to_{name}']:.2f} times ours"
+        if name == DENSE:
+            for stage, value in rival["stages_ms"].items():
+                yield f"  {stage}", _spread(value)
+    for name, reason in report["skipped"].items():
+        yield name, f"skipped: {reason}"
+    yield "peak RSS", f"{report['peak_rss_mib']:.0f} MiB, torch in the process: {report['torch_in_process']}"
+    yield "first result", f"{report['first_result_s']:.2f} s after the start of the process"
+    load = report["machine"]["load_average"]
+    if load is not None and load > BUSY_SHARE * report["threads"]:
+        yield "machine busy", f"load average was {load:.1f} before the start: times and ratios say little"
+    yield "bundle", f"{report['bundle']['name']} {report['bundle']['hash'][:12]} on {report['backend']}"
+
+
+def _spread(value: dict[str, float]) -> str:
+    return f"median {value['median']:.1f}   p99 {value['p99']:.1f}"
+
+
+def _machine() -> dict[str, Any]:
+    """What the times depend on beside this program."""
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of the last minute
+    return {"cpu": _cpu(), "cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
+            "libraries": versions, "load_average": load}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,164 @@
+"""The process that one contestant of `bench` runs in, alone: `python -m efficient_matcher.evaluate.bench_worker`.
+
+Speaks JSON lines on standard input and output. First line in: the job (contestant, frames, settings).
+First line out, as soon as one pair of frames is done: `ready`. Then each `{"frames": n}` is answered
+with the times of n tracked frames; the end of input ends the process. Between turns it sleeps in a
+read, so contestants never share the cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.errors import MatcherError
+
+Timings = dict[str, float]  # ms per stage, and `total`
+Process = Callable[[NDArray[np.uint8]], Timings | None]
+
+
+class FrameFile:
+    """Frames in a raw file, walked to and fro so that neighbours stay neighbours; read when needed, so that
+    they do not count in the peak memory."""
+
+    def __init__(self, path: str, shape: tuple[int, int, int]) -> None:
+        self._path, self._shape, self._next = path, shape, 0
+
+    def read(self) -> NDArray[np.uint8]:
+        """The next frame [H,W]."""
+        count, height, width = self._shape
+        step = self._next % (2 * count - 2)
+        index = step if step < count else 2 * count - 2 - step
+        self._next += 1
+        size = height * width
+        return np.fromfile(self._path, np.uint8, size, offset=index * size).reshape(height, width)
+
+
+def main() -> int:
+    """Serve the job on standard input; an expected failure is answered as `error`."""
+    answers = _private_stdout()
+    try:
+        _serve(sys.stdin, answers)
+    except (MatcherError, ImportError) as error:
+        _answer(answers, {"error": " ".join(str(error).split())})
+        return 1
+    except (BrokenPipeError, KeyboardInterrupt):  # the parent is gone, or stops us with itself
+        return 1
+    return 0
+
+
+def _serve(requests: TextIO, answers: TextIO) -> None:
+    job = json.loads(requests.readline())
+    frames = FrameFile(job["frames"], tuple(job["shape"]))
+    process, facts = CONTESTANTS[job["contestant"]](job)
+    process(frames.read())
+    process(frames.read())
+    _answer(answers, {"ready": True, **facts()})
+    for line in requests:
+        count = json.loads(line)["frames"]
+        times = [timed for timed in (process(frames.read()) for _ in range(count)) if timed is not None]
+        _answer(answers, {"times": times, **facts()})
+
+
+def _ours(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
+    """The deployed path, as the live node and `replay` run it."""
+    from efficient_matcher.config import Config
+    from efficient_matcher.core.pipeline import Matcher, Tracker
+    _limit_opencv(job["threads"])
+    config = Config().with_values({**job["settings"], "model.threads": job["threads"]})
+    matcher = Matcher.from_bundle(config.model.bundle, config)
+    tracker = Tracker(matcher)
+    last: dict[str, int] = {}
+
+    def process(image: NDArray[np.uint8]) -> Timings | None:
+        start = perf_counter()
+        result = tracker.process(image)
+        total = 1e3 * (perf_counter() - start)
+        if result is None:
+            return None
+        last.update(keypoints=len(result.features1), matches=len(result.matches))
+        stages = {name: value for name, value in result.timings.items() if name != "total"}
+        return {**stages, "other": max(0.0, total - sum(stages.values())), "total": total}
+
+    return process, lambda: {**last, **_process_facts()}
+
+
+def _dense(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
+    from efficient_matcher.learn.reference import DenseTracker
+    extract = {name.split(".")[1]: value for name, value in job["settings"].items() if name.startswith("extract.")}
+    tracker = DenseTracker(extract["max_keypoints"], job["threads"], extract["nms_radius_px"], extract["border_px"])
+    return tracker.process, lambda: {"keypoints": tracker.keypoints_found, "matches": tracker.matches,
+                                     **_process_facts()}
+
+
+def _baseline(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
+    from efficient_matcher.evaluate.baselines import Baseline
+    _limit_opencv(job["threads"])
+    matcher = Baseline(job["contestant"], job["settings"]["extract.max_keypoints"])
+    previous: list[Any] = []
+    last: dict[str, int] = {}
+
+    def process(image: NDArray[np.uint8]) -> Timings | None:
+        start = perf_counter()
+        features = matcher.extract(image)
+        extracted = perf_counter()
+        before = previous[0] if previous else None
+        previous[:] = [features]
+        if before is None:
+            return None
+        result = matcher.match(before, features)
+        end = perf_counter()
+        last.update(keypoints=len(features), matches=len(result.matches))
+        return {"extract": 1e3 * (extracted - start), **result.timings, "total": 1e3 * (end - start)}
+
+    return process, lambda: {**last, **_process_facts()}
+
+
+CONTESTANTS = {"ours": _ours, "dense_torch": _dense, "sift": _baseline, "orb": _baseline}
+
+
+def peak_rss_mib() -> float:
+    """Most memory this process ever held, MiB.
+
+    From the kernel's mark of this address space: `getrusage` would hand down the parent's.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            line = next(line for line in status if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):  # not on Linux
+        import resource
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _process_facts() -> dict[str, Any]:
+    return {"peak_rss_mib": peak_rss_mib(), "torch_in_process": "torch" in sys.modules}
+
+
+def _limit_opencv(threads: int) -> None:
+    import cv2
+    cv2.setNumThreads(threads)
+
+
+def _private_stdout() -> TextIO:
+    """Standard output for answers only: what libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _answer(answers: TextIO, value: dict[str, Any]) -> None:
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

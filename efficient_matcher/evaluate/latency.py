@@ -1,0 +1,226 @@
+"""Speed of a tracked frame: the deployed path and its rivals, taking turns in one run.
+
+Each contestant lives in a process of its own from start to end, with the same number of threads; only
+one works at a time, turn after turn, so that drifts of the machine hit all alike. No torch is ever in
+this process nor in the one of the deployed path.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.config import Config
+from efficient_matcher.core.backend import available_threads
+from efficient_matcher.errors import MatcherError
+
+OURS = "ours"
+DENSE = "dense_torch"
+RIVALS = (DENSE, "sift", "orb")
+SETTLE_S = 0.05  # idle threads of the contestant before spin for a while
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """How much is measured.
+
+    rounds: turns of each contestant. frames, dense_frames: timed per turn, of the fast ones and of the
+    dense networks; one more frame per turn, to warm the caches again, is not timed. starts: fresh
+    processes of the deployed path, for the time to its first result.
+    """
+
+    rivals: tuple[str, ...] = RIVALS
+    rounds: int = 10
+    frames: int = 10
+    dense_frames: int = 2
+    starts: int = 3
+
+
+@dataclass
+class Record:
+    """What one contestant did. times: ms per stage and `total`, one entry per timed frame."""
+
+    times: list[dict[str, float]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """Median and p99 in ms, of the total and of each stage, and the facts."""
+        stages = {name: spread([entry.get(name, 0.0) for entry in self.times]) for name in self.times[0]}
+        total = stages.pop("total")
+        return {"tracked_frame_ms": {**total, "frames": len(self.times)}, "stages_ms": stages, **self.facts}
+
+
+class Contestant:
+    """A worker process; as a context manager it ends with the block.
+
+    first_result_s: from the start of the process to its first matched pair of frames.
+    Raises MatcherError when the process fails, with its reason.
+    """
+
+    def __init__(self, name: str, job: dict[str, Any]) -> None:
+        self.name = name
+        self._errors = tempfile.TemporaryFile("w+")
+        start = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "efficient_matcher.evaluate.bench_worker"], text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=self._errors, env=_environment(job["threads"]))
+        try:
+            self.facts = self._ask({"contestant": name, **job})
+        except BaseException:
+            self.close()
+            raise
+        self.first_result_s = time.perf_counter() - start
+
+    def __enter__(self) -> Contestant:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def turn(self, frames: int) -> list[dict[str, float]]:
+        """Track one frame untimed, then `frames` more; their times in ms per stage."""
+        time.sleep(SETTLE_S)
+        self._ask({"frames": 1})
+        answer = self._ask({"frames": frames})
+        times = answer.pop("times")
+        self.facts = answer
+        if len(times) != frames:
+            raise MatcherError(f"bench: {self.name} lost track of the frames given; are they one camera's?")
+        return times
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin and not self._process.stdin.closed:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                pass
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended; its answer, if any, says why
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in answer:
+            raise MatcherError(f"bench: {self.name}: {answer['error']}")
+        return answer
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors if line.strip()]
+        return lines[-1] if lines else "its process ended without a word"
+
+
+def bench(frames: Sequence[NDArray[np.uint8]], config: Config, plan: BenchPlan = BenchPlan(),
+          on_turn: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+    """Measure on frames [H,W], neighbours in time; returns the figures, ready for a report.
+
+    `ratio_to_dense_torch` is median over median, None where torch is not installed. on_turn: called after
+    each turn. Raises MatcherError when a contestant fails or fewer than two frames are given.
+    """
+    threads = config.model.threads or available_threads()
+    rivals, skipped = _available(plan.rivals)
+    with tempfile.TemporaryDirectory(prefix="efficient-matcher-bench-") as folder:
+        job = {"frames": _write_frames(frames, Path(folder)), "shape": (len(frames), *frames[0].shape),
+               "threads": threads, "settings": config.values()}
+        starts = [_first_result_s(job) for _ in range(plan.starts - 1)]
+        records, first_result_s = _take_turns((OURS, *rivals), job, plan, on_turn)
+    ours = records.pop(OURS)
+    others = {name: record.summary() for name, record in records.items()}
+    starts.append(first_result_s)
+    return {
+        **{f"ratio_to_{name}": _ratio(others.get(name), ours) for name in RIVALS},
+        **ours.summary(), "first_result_s": float(np.median(starts)), "first_results_s": starts, "threads": threads,
+        "backend": config.model.backend, "rivals": others, "skipped": skipped,
+    }
+
+
+def turns(plan: BenchPlan) -> int:
+    """How often `on_turn` is called."""
+    return plan.rounds * (1 + len(_available(plan.rivals)[0]))
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and p99."""
+    return {"median": float(np.median(values)), "p99": float(np.percentile(values, 99))}
+
+
+def _take_turns(names: Sequence[str], job: dict[str, Any], plan: BenchPlan,
+                on_turn: Callable[[str], None]) -> tuple[dict[str, Record], float]:
+    contestants: list[Contestant] = []
+    records = {name: Record() for name in names}
+    try:
+        for name in names:
+            contestants.append(Contestant(name, job))
+        for index in range(plan.rounds):
+            shift = index % len(contestants)  # nobody always follows the same rival
+            for contestant in contestants[shift:] + contestants[:shift]:
+                count = plan.dense_frames if contestant.name == DENSE else plan.frames
+                records[contestant.name].times += contestant.turn(count)
+                records[contestant.name].facts = contestant.facts
+                on_turn(contestant.name)
+    finally:
+        for contestant in contestants:
+            contestant.close()
+    return records, contestants[0].first_result_s
+
+
+def _first_result_s(job: dict[str, Any]) -> float:
+    with Contestant(OURS, job) as contestant:
+        return contestant.first_result_s
+
+
+def _available(rivals: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    missing = DENSE in rivals and importlib.util.find_spec("torch") is None
+    skipped = {DENSE: "torch is not installed"} if missing else {}
+    return [name for name in rivals if name not in skipped], skipped
+
+
+def _ratio(rival: dict[str, Any] | None, ours: Record) -> float | None:
+    if rival is None:
+        return None
+    return rival["tracked_frame_ms"]["median"] / ours.summary()["tracked_frame_ms"]["median"]
+
+
+def _write_frames(frames: Sequence[NDArray[np.uint8]], folder: Path) -> str:
+    if len(frames) < 2:
+        raise MatcherError(f"bench: needs at least two frames, got {len(frames)}")
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise MatcherError("bench: the frames differ in size")
+    path = folder / "frames.raw"
+    np.stack(frames).astype(np.uint8).tofile(path)
+    return str(path)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The same threads for every library, and this very package."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
+    return {**os.environ, **limits, "PYTHONPATH": paths}

@@ -1,0 +1,47 @@
+"""`bench` as it is called; what it measures is tested in test/evaluate."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pytest
+
+from efficient_matcher.commands.bench import run
+from efficient_matcher.config import Config
+from efficient_matcher.errors import BundleError, ConfigError, SourceError
+from efficient_matcher.evaluate.motion import moving_view
+
+
+@pytest.fixture()
+def config(tiny_bundle) -> Config:
+    return Config().with_values({"model.bundle": str(tiny_bundle), "model.threads": 1, "input.width": 320,
+                                 "input.height": 240, "extract.max_keypoints": 64})
+
+
+def test_report_holds_what_the_protocol_asks_for(config, tmp_path, capsys):
+    for index, frame in enumerate(moving_view(4, 320, 240)):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), frame)
+    file = tmp_path / "report.json"
+    run(config=config, images=tmp_path, rivals=(), rounds=1, frames=2, starts=1, json=file)
+    report = json.loads(file.read_text())
+    assert {"ratio_to_dense_torch", "tracked_frame_ms", "stages_ms", "peak_rss_mib", "first_result_s", "threads",
+            "backend", "bundle", "settings", "machine"} <= set(report)
+    assert report["ratio_to_dense_torch"] is None
+    assert report["frames"]["count"] == 4 and report["frames"]["width"] == 320
+    assert "tracked frame ms" in capsys.readouterr().out
+
+
+def test_missing_bundle_is_found_before_anything_runs():
+    with pytest.raises(BundleError, match="nowhere"):
+        run(config=Config().with_values({"model.bundle": "nowhere"}))
+
+
+def test_folder_without_images(config, tmp_path):
+    with pytest.raises(SourceError, match="no images"):
+        run(config=config, images=tmp_path)
+
+
+def test_unknown_rival(config):
+    with pytest.raises(ConfigError, match="xfeat"):
+        run(config=config, rivals=("xfeat",))

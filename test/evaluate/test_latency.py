@@ -1,0 +1,110 @@
+"""The bench: that contestants run, alone and without torch, and that figures add up. Never how fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from efficient_matcher.config import Config
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.evaluate import latency
+from efficient_matcher.evaluate.bench_worker import FrameFile, peak_rss_mib
+from efficient_matcher.evaluate.latency import BenchPlan, Contestant, bench, spread, turns
+from efficient_matcher.evaluate.motion import moving_view
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    return moving_view(6, 320, 240)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_bundle) -> Config:
+    return Config().with_values({"model.bundle": str(tiny_bundle), "model.threads": 1, "input.width": 320,
+                                 "input.height": 240, "extract.max_keypoints": 64})
+
+
+@pytest.fixture()
+def job(frames, config, tmp_path) -> Iterator[dict]:
+    yield {"frames": latency._write_frames(frames, tmp_path), "shape": (6, 240, 320), "threads": 1,
+           "settings": config.values()}
+
+
+def test_figures_of_a_small_run(frames, config):
+    plan = BenchPlan(rivals=("orb",), rounds=2, frames=3, starts=1)
+    taken: list[str] = []
+    figures = bench(frames, config, plan, taken.append)
+    assert taken == ["ours", "orb", "orb", "ours"]
+    assert len(taken) == turns(plan)
+    assert figures["tracked_frame_ms"]["frames"] == 6
+    assert 0 < figures["tracked_frame_ms"]["median"] <= figures["tracked_frame_ms"]["p99"]
+    assert set(figures["stages_ms"]) >= {"extract", "match", "homography"}
+    assert sum(stage["median"] for stage in figures["stages_ms"].values()) < 2 * figures["tracked_frame_ms"]["p99"]
+    assert figures["torch_in_process"] is False
+    assert 20 < figures["peak_rss_mib"] < 4000
+    assert figures["first_result_s"] > 0 and figures["threads"] == 1
+    assert figures["keypoints"] == 64 and figures["matches"] > 20
+    rival = figures["rivals"]["orb"]["tracked_frame_ms"]["median"]
+    assert figures["ratio_to_orb"] == pytest.approx(rival / figures["tracked_frame_ms"]["median"])
+    assert figures["ratio_to_dense_torch"] is None
+
+
+def test_dense_networks_are_left_out_without_torch(monkeypatch):
+    monkeypatch.setattr(latency.importlib.util, "find_spec", lambda name: None)
+    assert latency._available(("dense_torch", "sift")) == (["sift"], {"dense_torch": "torch is not installed"})
+
+
+def test_missing_bundle_is_one_clear_line(frames, config):
+    broken = config.with_values({"model.bundle": "nowhere"})
+    with pytest.raises(MatcherError, match="ours: nowhere: no such bundle"):
+        bench(frames, broken, BenchPlan(rivals=(), starts=1))
+
+
+def test_worker_that_dies_is_reported_with_its_last_words(job, monkeypatch):
+    with Contestant("orb", job) as contestant:
+        contestant._process.kill()
+        contestant._process.wait()
+        with pytest.raises(MatcherError, match="orb: its process ended"):
+            contestant.turn(1)
+
+
+def test_worker_ends_with_its_block(job):
+    with Contestant("orb", job) as contestant:
+        assert len(contestant.turn(2)) == 2
+    assert contestant._process.returncode == 0
+
+
+@pytest.mark.parametrize("given", [[], [np.zeros((8, 8), np.uint8)]])
+def test_too_few_frames(given, config, tmp_path):
+    with pytest.raises(MatcherError, match="at least two frames"):
+        latency._write_frames(given, tmp_path)
+
+
+def test_frames_of_two_sizes(tmp_path):
+    with pytest.raises(MatcherError, match="differ in size"):
+        latency._write_frames([np.zeros((8, 8), np.uint8), np.zeros((8, 16), np.uint8)], tmp_path)
+
+
+def test_frame_file_walks_to_and_fro(tmp_path):
+    stack = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((3, 2, 4), np.uint8)
+    stack.tofile(tmp_path / "frames.raw")
+    file = FrameFile(str(tmp_path / "frames.raw"), (3, 2, 4))
+    walked = [file.read() for _ in range(6)]
+    assert [int(frame[0, 0]) for frame in walked] == [0, 1, 2, 1, 0, 1]
+    assert walked[0].shape == (2, 4)
+
+
+def test_spread():
+    assert spread([1.0, 2.0, 9.0])["median"] == 2.0
+    assert spread(list(range(101)))["p99"] == pytest.approx(99.0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the kernel's own mark")
+def test_peak_memory_is_at_least_what_is_held():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    assert peak_rss_mib() * 1.01 >= pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
