@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, List, Optional  # typer evaluates these on every Python we support
+from typing import Annotated, Any, Optional  # typer evaluates these on every Python we support
 
 import typer
 from typer.core import TyperGroup
 
+from efficient_matcher.commands import app_models
+from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, OverwriteOption, SetOption,
+                                                ThreadsOption, settings_of)
 from efficient_matcher.errors import MatcherError
 
 
@@ -46,18 +49,6 @@ class Storage(str, Enum):
     sqlite3 = "sqlite3"
 
 
-BundleOption = Annotated[Optional[str], typer.Option(
-    "--bundle", metavar="NAME|PATH", help="Model bundle: one that ships, or a folder. [dim]default: default[/dim]")]
-ConfigOption = Annotated[Optional[Path], typer.Option(
-    "--config", metavar="YAML", help="Settings file; only what differs from the defaults (see dump-config).")]
-SetOption = Annotated[Optional[List[str]], typer.Option(
-    "--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated, and wins over --config.")]
-ThreadsOption = Annotated[Optional[int], typer.Option(
-    "--threads", min=0, help="Threads of the networks; 0 takes all the process may use.")]
-JsonOption = Annotated[Optional[Path], typer.Option(
-    "--json", metavar="FILE", help="Write the table's numbers, and more, as JSON.")]
-
-
 @app.command()
 def replay(
     bag: Annotated[Path, typer.Argument(metavar="BAG", help="rosbag2 folder, .mcap, .db3, or a ROS 1 .bag.")],
@@ -71,7 +62,7 @@ def replay(
     threads: ThreadsOption = None,
     limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Read only so many images.")] = None,
     video: Annotated[bool, typer.Option("--video/--no-video", help="Annotated video, or a strip of pairs.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier replay.")] = False,
+    overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
     """Run a recorded bag through the pipeline of the live node.
@@ -79,10 +70,8 @@ def replay(
     Writes a bag of matches and homographies, summary.json, and video.mp4 or strip.png. Ctrl-C leaves them complete.
     """
     from efficient_matcher.commands import replay as command
-    settings = _config(config, set_, bundle, threads, track__mode=None if mode is None else mode.value)
-    if not command.run(command.ReplayOptions(bag, topic, out, settings, json, video, limit, overwrite)):
-        print("interrupted; what was written is complete", file=sys.stderr)
-        raise typer.Exit(130)
+    settings = settings_of(config, set_, bundle, threads, track__mode=None if mode is None else mode.value)
+    _exit_if_stopped(command.run(command.ReplayOptions(bag, topic, out, settings, json, video, limit, overwrite)))
 
 
 @app.command()
@@ -98,7 +87,7 @@ def match(
 ) -> None:
     """Match two image files; print the homography from A to B."""
     from efficient_matcher.commands import match as command
-    command.run(command.MatchOptions(image0, image1, out, json, _config(config, set_, bundle, threads)))
+    command.run(command.MatchOptions(image0, image1, out, json, settings_of(config, set_, bundle, threads)))
 
 
 @app.command()
@@ -115,7 +104,7 @@ def demo(
 ) -> None:
     """Record a camera over real photographs, replay it, and hold the results against the truth."""
     from efficient_matcher.commands import demo as command
-    if not command.run(command.DemoOptions(out, frames, seed, _config(config, set_, bundle, threads), json, overwrite)):
+    if not command.run(command.DemoOptions(out, frames, seed, settings_of(config, set_, bundle, threads), json, overwrite)):
         print("interrupted; what was written is complete", file=sys.stderr)
         raise typer.Exit(130)
 
@@ -195,17 +184,51 @@ def make_bag(
 
 
 @app.command("dump-config")
-def dump_config(
+def dumpsettings_of(
     config: ConfigOption = None,
     set_: SetOption = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="Write there instead of printing.")] = None,
 ) -> None:
     """Print every setting in force, with unit, range and description, as YAML that --config reads."""
     from efficient_matcher.commands import dump_config as command
-    command.run(_config(config, set_), out)
+    command.run(settings_of(config, set_), out)
 
 
-def _config(file: Path | None, assignments: list[str] | None, bundle: str | None = None, threads: int | None = None,
-            **overrides: Any) -> Any:
-    from efficient_matcher.commands.common import build_config
-    return build_config(file, assignments or (), model__bundle=bundle, model__threads=threads, **overrides)
+@app.command()
+def info(
+    bundle: Annotated[str, typer.Argument(metavar="[BUNDLE]", help="One that ships, or a folder.")] = "default",
+    json: JsonOption = None,
+) -> None:
+    """Show what a model bundle is, after checking its files against its card."""
+    from efficient_matcher.commands import info as command
+    command.run(bundle, json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("demo-out"),
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames per photograph.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the camera's path and noise.")] = 0,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Film photographs with a moving camera, replay the recording, hold the results against the truth."""
+    from efficient_matcher.commands import demo as command
+    settings = settings_of(config, set_, bundle, threads)
+    _exit_if_stopped(command.run(command.DemoOptions(out, frames, seed, settings, json, overwrite)))
+
+
+def _exit_if_stopped(finished: bool) -> None:
+    if not finished:
+        print("interrupted; what was written is complete", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+app.command()(app_models.export)
+app.add_typer(app_models.train, name="train")
+app.add_typer(app_models.evaluate, name="evaluate")
+app.command()(app_models.bench)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -70,7 +70,7 @@ def distribution(values: Sequence[float], percentiles: Sequence[int] = (10, 50, 
     return {"min": float(np.min(values)), **named, "max": float(np.max(values))}
 
 
-def print_table(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> None:
+def print_table(title: str, rows: Iterable[Sequence[str]] | Mapping[str, str], columns: Sequence[str] = ()) -> None:
     """A table on standard output: names left, numbers right under `columns`, or one text a row without columns."""
     from rich.console import Console
     from rich.markup import escape
@@ -79,7 +79,7 @@ def print_table(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str
     table.columns[0].style, table.columns[0].no_wrap = "bold", True
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in rows:
+    for row in rows.items() if isinstance(rows, Mapping) else rows:
         table.add_row(*(escape(cell) for cell in row))  # brackets in file names are no markup
     Console().print(table)
 

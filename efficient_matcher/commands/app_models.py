@@ -1,0 +1,153 @@
+"""Subcommands that make and measure models: arguments to a call, nothing more."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, List, Optional  # typer evaluates these on every Python we support
+
+import typer
+
+from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, SetOption, ThreadsOption,
+                                                settings_of)
+
+train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder of photographs; resumes where it stopped.")
+evaluate = typer.Typer(no_args_is_help=True, help="Measure accuracy against known truth.")
+
+
+class Method(str, Enum):
+    """What is evaluated."""
+
+    bundle = "bundle"
+    sift = "sift"
+    orb = "orb"
+
+
+class Rival(str, Enum):
+    """What the bundle is timed against."""
+
+    dense_torch = "dense_torch"
+    sift = "sift"
+    orb = "orb"
+
+
+class MatcherKind(str, Enum):
+    """What matches the bundle's features."""
+
+    network = "network"
+    nearest = "nearest"
+
+
+class Variant(str, Enum):
+    """Variants of the benchmark."""
+
+    clean = "clean"
+    hard = "hard"
+    both = "both"
+
+
+ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of training images.")]
+RunOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; an existing one is resumed.")]
+StepsOption = Annotated[Optional[int], typer.Option("--steps", min=1, help="Steps; by default the recipe's.")]
+PairsOption = Annotated[Optional[int], typer.Option("--pairs", min=1, help="Image pairs a step; default: the recipe's.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights.")]
+ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 is one per core.")]
+LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the images or pairs.")]
+DataOption = Annotated[str, typer.Option("--data", help="A sentence on the images, for the model card.")]
+
+
+@train.command()
+def superpoint(
+    images: ImagesOption,
+    out: RunOption,
+    steps: StepsOption = None,
+    pairs: PairsOption = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    limit: LimitOption = None,
+    data: DataOption = "",
+    json: JsonOption = None,
+) -> None:
+    """Train a SuperPoint: keypoints and descriptors."""
+    from efficient_matcher.commands import train as command
+    command.run_superpoint(command.TrainOptions(images, out, None, steps, pairs, seed, processes, limit, data, json))
+
+
+@train.command()
+def superglue(
+    images: ImagesOption,
+    weights: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of the trained SuperPoint.")],
+    out: RunOption,
+    steps: StepsOption = None,
+    pairs: PairsOption = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    limit: LimitOption = None,
+    data: DataOption = "",
+    json: JsonOption = None,
+) -> None:
+    """Train a SuperGlue on the features of a trained SuperPoint."""
+    from efficient_matcher.commands import train as command
+    command.run_superglue(command.TrainOptions(images, out, weights, steps, pairs, seed, processes, limit, data, json))
+
+
+def export(
+    superpoint: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of the extractor.")],
+    superglue: Annotated[Path, typer.Option("--superglue", metavar="FILE", help="Weights of the matcher.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle.")],
+    name: Annotated[Optional[str], typer.Option("--name", help="Name on the card; by default the folder's.")] = None,
+    licence: Annotated[Optional[str], typer.Option("--licence", help="Where the weight files do not say it.")] = None,
+    measured: Annotated[Optional[Path], typer.Option(
+        "--measured", metavar="JSON", help="Figures for the card, accuracy and latency.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Make a model bundle of trained weights, checked against the networks they came from."""
+    from efficient_matcher.commands import export as command
+    command.run(command.ExportOptions(superpoint, superglue, out, name, licence, measured, json))
+
+
+@evaluate.command()
+def homography(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="List of file names and homographies.")],
+    images: Annotated[Optional[Path], typer.Option(
+        "--images", metavar="DIR", help="Folder of the images. [dim]default: images beside PAIRS[/dim]")] = None,
+    method: Annotated[Optional[List[Method]], typer.Option(
+        "--method", help="May be repeated. [dim]default: bundle[/dim]")] = None,
+    matcher: Annotated[MatcherKind, typer.Option("--matcher", help="For the bundle.")] = MatcherKind.network,
+    variant: Annotated[Variant, typer.Option("--variant", help="hard: other light, blur, noise, JPEG.")] = Variant.both,
+    limit: LimitOption = None,
+    worst: Annotated[Optional[Path], typer.Option("--worst", metavar="DIR", help="Draw the worst pairs there.")] = None,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Homographies of image pairs against the truth: AUC of the corner error, precision, recall."""
+    from efficient_matcher.commands import evaluate as command
+    methods = tuple(entry.value for entry in method or [Method.bundle])
+    command.run(pairs, images=images, config=settings_of(config, set_, bundle, threads), methods=methods,
+                matcher=matcher.value, variant=variant.value, limit=limit, json=json, worst=worst)
+
+
+def bench(
+    images: Annotated[Optional[Path], typer.Option(
+        "--images", metavar="DIR|BAG", help="Frames of one camera. [dim]default: a synthetic view[/dim]")] = None,
+    topic: Annotated[Optional[str], typer.Option("--topic", help="Image topic of the bag.")] = None,
+    rival: Annotated[Optional[List[Rival]], typer.Option(
+        "--rival", help="May be repeated. [dim]default: all[/dim]")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each contestant.")] = 10,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames timed a turn.")] = 10,
+    dense_frames: Annotated[int, typer.Option("--dense-frames", min=1, help="The same, of the dense networks.")] = 2,
+    starts: Annotated[int, typer.Option("--starts", min=1, help="Fresh processes, for the first result.")] = 3,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Time a tracked frame, stage by stage, interleaved with dense PyTorch, SIFT and ORB on the same threads."""
+    from efficient_matcher.commands import bench as command
+    rivals = tuple(entry.value for entry in rival or Rival)
+    command.run(config=settings_of(config, set_, bundle, threads), images=images, topic=topic, json=json,
+                rivals=rivals, rounds=rounds, frames=frames, dense_frames=dense_frames, starts=starts)

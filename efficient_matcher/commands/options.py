@@ -1,0 +1,29 @@
+"""Options that several commands share, and what they make of the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, List, Optional  # typer evaluates these on every Python we support
+
+import typer
+
+from efficient_matcher.config import Config
+
+BundleOption = Annotated[Optional[str], typer.Option(
+    "--bundle", metavar="NAME|PATH", help="Model bundle: one that ships, or a folder. [dim]default: default[/dim]")]
+ConfigOption = Annotated[Optional[Path], typer.Option(
+    "--config", metavar="YAML", help="Settings file; only what differs from the defaults (see dump-config).")]
+SetOption = Annotated[Optional[List[str]], typer.Option(
+    "--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated, and wins over --config.")]
+ThreadsOption = Annotated[Optional[int], typer.Option(
+    "--threads", min=0, help="Threads of the networks; 0 takes all the process may use.")]
+JsonOption = Annotated[Optional[Path], typer.Option(
+    "--json", metavar="FILE", help="Write the table's numbers, and more, as JSON.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
+
+
+def settings_of(file: Path | None, assignments: list[str] | None, bundle: str | None = None,
+                threads: int | None = None, **overrides: Any) -> Config:
+    """The settings that the shared options ask for. Raises ConfigError naming the key."""
+    from efficient_matcher.commands.common import build_config
+    return build_config(file, assignments or (), model__bundle=bundle, model__threads=threads, **overrides)

@@ -1,0 +1,57 @@
+"""Matching two image files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from efficient_matcher.commands.match import MatchOptions, run
+from efficient_matcher.config import Config
+from efficient_matcher.core.geometry import corner_error
+from efficient_matcher.errors import MatcherError, SourceError
+
+pytest.importorskip("rich")
+
+
+@pytest.fixture()
+def files(tmp_path: Path, warped_pair) -> tuple[Path, Path]:
+    paths = tmp_path / "a.png", tmp_path / "b.png"
+    for path, image in zip(paths, (warped_pair.image0, warped_pair.image1)):
+        cv2.imwrite(str(path), image)
+    return paths
+
+
+@pytest.fixture()
+def config(tiny_bundle: Path) -> Config:
+    return Config().with_values({"model.bundle": str(tiny_bundle), "input.width": 0, "input.height": 0,
+                                 "extract.max_keypoints": 200})
+
+
+def test_two_files_give_their_homography(tmp_path: Path, files, warped_pair, config: Config, capsys) -> None:
+    result = run(MatchOptions(*files, out=tmp_path / "m.png", json=tmp_path / "m.json", config=config))
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert corner_error(np.array(report["homography"]), warped_pair.matrix, (320, 240)) < 1
+    assert report["matches"] == len(report["points0"]) == len(report["inlier"]) == len(result.matches)
+    assert sum(report["inlier"]) == report["inliers"] > 50
+    assert cv2.imread(str(tmp_path / "m.png")).shape[1] > 640
+    assert "rmse px" in capsys.readouterr().out
+
+
+def test_images_without_anything_in_common_are_a_result(tmp_path: Path, config: Config, capsys) -> None:
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((64, 64), np.uint8))
+    result = run(MatchOptions(tmp_path / "a.png", tmp_path / "b.png", json=tmp_path / "m.json", config=config))
+    assert len(result.matches) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["homography"] is None
+    assert "none found" in capsys.readouterr().out
+
+
+def test_missing_image_and_unknown_picture_format_are_named(tmp_path: Path, files, config: Config) -> None:
+    with pytest.raises(SourceError, match="c.png: cannot be read"):
+        run(MatchOptions(files[0], tmp_path / "c.png", config=config))
+    with pytest.raises(MatcherError, match="m.gif: must end in one of .png"):
+        run(MatchOptions(*files, out=tmp_path / "m.gif", config=config))

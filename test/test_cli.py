@@ -1,0 +1,107 @@
+"""The command line: exit codes, one-line failures, help."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from efficient_matcher import cli
+
+pytest.importorskip("typer")
+COMMANDS = ("replay", "match", "make-bag", "dump-config", "info", "demo", "export", "train", "evaluate", "bench")
+
+
+@pytest.fixture()
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `efficient-matcher ARGS`; gives exit status, output, errors."""
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["efficient-matcher", *map(str, arguments)])
+        try:
+            status = cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        output = capsys.readouterr()
+        return status, output.out, output.err
+    return run
+
+
+def test_help_lists_every_command(call: Callable) -> None:
+    status, output, _ = call("--help")
+    assert status == 0
+    assert all(re.search(rf"\W{name} ", output) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [("replay",), ("match",), ("make-bag",), ("dump-config",), ("info",), ("demo",),
+                                     ("export",), ("bench",), ("train", "superpoint"), ("train", "superglue"),
+                                     ("evaluate", "homography")])
+def test_every_command_explains_itself(call: Callable, command: tuple[str, ...]) -> None:
+    status, output, _ = call(*command, "--help")
+    assert status == 0
+    assert "Usage: efficient-matcher " + " ".join(command) in output
+
+
+@pytest.mark.parametrize("arguments", [("replya",), ("replay",), ("replay", "a", "b"), ("replay", "a", "--mode", "x"),
+                                       ("match", "a"), ("replay", "a", "--limit", "0")])
+def test_wrong_use_is_exit_2(call: Callable, arguments: tuple[str, ...]) -> None:
+    assert call(*arguments)[0] == 2
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("replay", "none.mcap"), "error: none.mcap: does not exist\n"),
+    (("match", "none.png", "b.png"), "error: none.png: cannot be read: No such file or directory\n"),
+    (("dump-config", "--set", "extract.keypoints=5"), "error: unknown setting 'extract.keypoints'\n"),
+    (("dump-config", "--set", "extract.max_keypoints=1"),
+     "error: extract.max_keypoints must be from 8 to 8192, got 1\n"),
+    (("make-bag", "none", "out"), "error: none: is not a folder of images\n"),
+])
+def test_expected_failures_are_one_line_and_exit_1(
+        call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == (1, "", message)
+
+
+def test_interrupt_is_one_line_and_exit_130(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("efficient_matcher.commands.dump_config.run", interrupt)
+    assert call("dump-config") == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(("module", "advice"), [
+    ("typer", "pip install 'efficient-matcher[replay]'"), ("cv2", "pip install opencv-python-headless")])
+def test_a_missing_module_is_one_line(module: str, advice: str) -> None:
+    program = (f"import sys; sys.modules[{module!r}] = None; sys.argv = ['efficient-matcher', 'match', 'a', 'b']; "
+               "from efficient_matcher.cli import main; sys.exit(main())")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: the module '{module}' is missing: {advice}\n"
+
+
+def test_set_and_config_reach_the_settings(call: Callable, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("match: {score_threshold: 0.3}\n")
+    status, output, _ = call("dump-config", "--config", tmp_path / "a.yaml", "--set", "track.mode=keyframe")
+    assert status == 0
+    assert "score_threshold: 0.3 " in output and "mode: keyframe " in output
+
+
+@pytest.mark.parametrize("options", [(), ("--storage", "sqlite3", "--compressed")])
+def test_folder_to_bag_to_results(
+        call: Callable, tmp_path: Path, tiny_bundle: Path, make_textured: Callable, options: tuple[str, ...]) -> None:
+    pytest.importorskip("rosbags")
+    scene = make_textured(140, 180)
+    for index in range(3):
+        image = np.ascontiguousarray(scene[index:120 + index, 2 * index:160 + 2 * index])
+        cv2.imwrite(str(tmp_path / f"17000000{index:02}.5.png"), image)
+    assert call("make-bag", tmp_path, tmp_path / "bag", *options)[:2] == (0, f"{tmp_path / 'bag'}: 3 images\n")
+    status, output, errors = call("replay", tmp_path / "bag", "--out", tmp_path / "out", "--bundle", tiny_bundle,
+                                  "--set", "input.width=0", "--set", "input.height=0", "--mode", "keyframe")
+    assert (status, errors) == (0, "")
+    assert "2, of them valid 2" in output
