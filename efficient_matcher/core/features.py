@@ -121,13 +121,14 @@ def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return kept[np.argsort(-scores[kept], kind="stable")][:count]
 
 
-def _centroid_offsets(score_map: NDArray[np.float32], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
-    """From peaks at x, y [N] to the centroids of the scores around them, [N,2] px; windows end at the image border."""
+def _centroid_offsets(score_map: NDArray[np.float32], x: NDArray[np.int64],
+                      y: NDArray[np.int64]) -> NDArray[np.float32]:
+    """From peaks at x, y [N] to the centroids of the scores around them, [N,2] px; windows end at the border."""
     height, width = score_map.shape
     xs, ys = x[:, None] + _STEPS, y[:, None] + _STEPS
     sites = np.clip(ys, 0, height - 1)[:, :, None] * width + np.clip(xs, 0, width - 1)[:, None, :]
     inside = ((ys >= 0) & (ys < height))[:, :, None] & ((xs >= 0) & (xs < width))[:, None, :]
-    windows = np.where(inside, score_map.ravel().take(sites), np.float32(0)).reshape(len(x), -1)
+    windows = np.where(inside, score_map.ravel().take(sites), np.float32(0)).reshape(len(x), len(_MOMENTS))
     moments = windows @ _MOMENTS
     return moments[:, 1:] / moments[:, :1]
 

@@ -98,7 +98,7 @@ def corner_error(H_est: Array | None, H_true: Array, size: tuple[int, int]) -> f
 
 def _fit(points0: Array, points1: Array, image_size0: tuple[int, int],
          config: GeometryConfig) -> tuple[Array, Array, Array] | None:
-    """H, the reprojection error of each point [K] px (NaN beyond the horizon), corner covariance; None if undetermined."""
+    """H, reprojection errors [K] px (NaN beyond the horizon), corner covariance; None if undetermined."""
     start = _robust_start(points0, points1, config)
     if start is None:
         return None
@@ -182,7 +182,7 @@ def _polish(problem: _Problem, G: Array, config: GeometryConfig) -> Array | None
 
 
 def _design(points0: Array, G: Array) -> Array:
-    """Derivatives of the projected points, x0 y0 x1 y1 ..., by the first 8 elements of G, [2K,8]; NaN beyond the horizon."""
+    """Derivatives of the projections x0 y0 x1 y1 ... by the first 8 elements of G, [2K,8]; NaN beyond the horizon."""
     depth = points0 @ G[2, :2] + G[2, 2]
     ray = np.column_stack([points0, np.ones(len(points0))]) / np.where(depth > HORIZON, depth, np.nan)[:, None]
     design = np.zeros((len(points0), 2, 8))
@@ -193,7 +193,7 @@ def _design(points0: Array, G: Array) -> Array:
 
 
 def _weighting(residuals: Array, threshold: float) -> tuple[NDArray[np.bool_], Array, float] | None:
-    """Which points take part [K], their weights [near], and the noise of one coordinate; None when too few take part."""
+    """Which points take part [K], the weights of these, the noise of one coordinate; None when too few agree."""
     errors = np.linalg.norm(residuals, axis=1)
     agreeing = errors < threshold
     if np.count_nonzero(agreeing) < MINIMUM_POINTS:

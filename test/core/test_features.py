@@ -1,0 +1,212 @@
+"""Score maps made by hand -> keypoints and descriptors that can be worked out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from efficient_matcher.config import ExtractConfig
+from efficient_matcher.core.features import Extractor, detect, sample_descriptors
+from efficient_matcher.errors import ImageError
+from efficient_matcher.records import Frame
+
+WHOLE_PIXELS = ExtractConfig(subpixel=False)
+
+
+def score_map(points: dict[tuple[int, int], float], height: int = 48, width: int = 64) -> NDArray[np.float32]:
+    """[height,width] of zeros with a score at each (x, y)."""
+    scores = np.zeros((height, width), np.float32)
+    for (x, y), score in points.items():
+        scores[y, x] = score
+    return scores
+
+
+def found(scores: NDArray[np.float32], config: ExtractConfig = WHOLE_PIXELS) -> list[tuple[float, float]]:
+    """Keypoints as a list of (x, y)."""
+    return [tuple(point) for point in detect(scores, config)[0].tolist()]
+
+
+class FixedBackend:
+    """Answers the same whatever the image, and keeps what it was asked."""
+
+    name = "fixed"
+
+    def __init__(self, scores: NDArray[np.float32], descriptors: NDArray[np.float32]) -> None:
+        self.outputs = {"scores": scores[None], "descriptors": descriptors[None]}
+        self.inputs: dict[str, NDArray[np.uint8]] = {}
+
+    def run(self, inputs: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+        """The fixed answer."""
+        self.inputs = inputs
+        return self.outputs
+
+
+def test_keypoints_come_best_first() -> None:
+    scores = score_map({(10, 20): 0.3, (40, 8): 0.9, (50, 40): 0.5})
+    points, values = detect(scores, WHOLE_PIXELS)
+    assert points.tolist() == [[40, 8], [50, 40], [10, 20]]
+    np.testing.assert_array_equal(values, np.float32([0.9, 0.5, 0.3]))
+    assert points.dtype == values.dtype == np.float32
+
+
+def test_black_frame_gives_no_keypoints() -> None:
+    points, values = detect(score_map({}), ExtractConfig(score_threshold=0.0))
+    assert points.shape == (0, 2) and values.shape == (0,)
+
+
+def test_threshold_keeps_what_reaches_it() -> None:
+    scores = score_map({(10, 20): 0.25, (40, 8): 0.2499, (50, 40): 0.5})
+    config = ExtractConfig(score_threshold=0.25, subpixel=False)
+    assert found(scores, config) == [(50, 40), (10, 20)]
+
+
+@pytest.mark.parametrize("distance, expected", [(4, 1), (5, 2)])
+@pytest.mark.parametrize("diagonal", [0, 1])
+def test_weaker_neighbours_are_suppressed(distance: int, expected: int, diagonal: int) -> None:
+    scores = score_map({(20, 20): 0.9, (20 + distance, 20 + diagonal * distance): 0.8})
+    assert len(found(scores)) == expected
+
+
+def test_no_suppression_with_radius_zero() -> None:
+    config = ExtractConfig(nms_radius_px=0, subpixel=False)
+    assert found(score_map({(20, 20): 0.5, (21, 20): 0.5}), config) == [(20, 20), (21, 20)]
+
+
+def test_equal_neighbours_leave_the_first() -> None:
+    scores = score_map({(20, 20): 0.5, (23, 20): 0.5, (20, 23): 0.5, (40, 30): 0.5})
+    assert found(scores) == [(20, 20), (40, 30)]
+
+
+def test_no_two_keypoints_within_the_radius_on_plateaus() -> None:
+    scores = np.random.default_rng(0).integers(0, 40, (64, 64)).astype(np.float32) / 40
+    points = np.array(found(scores))
+    distances = np.abs(points[:, None] - points[None]).max(2) + 99 * np.eye(len(points))
+    assert len(points) > 20 and distances.min() > WHOLE_PIXELS.nms_radius_px
+
+
+@pytest.mark.parametrize("border", [0, 1, 4, 9])
+def test_border(border: int) -> None:
+    config = ExtractConfig(border_px=border, nms_radius_px=0, subpixel=False, max_keypoints=8192)
+    points = detect(np.full((48, 64), 0.5, np.float32), config)[0]
+    assert points.min(0).tolist() == [border, border]
+    assert points.max(0).tolist() == [63 - border, 47 - border]
+
+
+def test_border_larger_than_the_image() -> None:
+    assert found(score_map({(20, 20): 0.9}), ExtractConfig(border_px=64)) == []
+
+
+def test_top_k_of_equal_scores_is_the_raster_order() -> None:
+    places = {(x, y): 0.5 for y in range(6, 44, 6) for x in range(6, 60, 6)}
+    config = ExtractConfig(max_keypoints=8, subpixel=False)
+    assert found(score_map({**places, (54, 42): 0.7}), config) == [(54, 42), *list(places)[:7]]
+
+
+def test_the_best_are_kept() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random((120, 160)).astype(np.float32)
+    everything, all_values = detect(scores, ExtractConfig(max_keypoints=8192))
+    points, values = detect(scores, ExtractConfig(max_keypoints=50))
+    assert len(everything) > 100
+    np.testing.assert_array_equal(points, everything[:50])
+    np.testing.assert_array_equal(values, np.sort(all_values)[::-1][:50])
+
+
+def test_centroid_of_known_weights() -> None:
+    scores = score_map({(20, 20): 0.5, (21, 20): 0.25, (20, 18): 0.25})
+    points = detect(scores, ExtractConfig())[0]
+    np.testing.assert_allclose(points, [[20.25, 19.5]], atol=1e-6)
+
+
+def test_centroid_looks_no_further_than_two_pixels() -> None:
+    scores = score_map({(20, 20): 0.5, (23, 20): 0.4, (20, 17): 0.4})
+    assert found(scores, ExtractConfig()) == [(20, 20)]
+
+
+def test_centroid_finds_a_peak_between_pixels() -> None:
+    y, x = np.mgrid[:48, :64]
+    scores = np.exp(-((x - 30.3) ** 2 + (y - 21.8) ** 2) / (2 * 0.6**2)).astype(np.float32)
+    np.testing.assert_allclose(detect(scores, ExtractConfig())[0], [[30.3, 21.8]], atol=0.02)
+
+
+@pytest.mark.parametrize("x, y", [(0, 0), (63, 0), (63, 47), (0, 47)])
+def test_centroid_window_ends_at_the_image_border(x: int, y: int) -> None:
+    scores = score_map({(x, y): 0.5, (abs(x - 1), y): 0.5})
+    points = detect(scores, ExtractConfig(border_px=0))[0]
+    np.testing.assert_allclose(points, [[(x + abs(x - 1)) / 2, y]], atol=1e-6)
+
+
+def test_descriptor_at_a_cell_centre_is_the_cell_s() -> None:
+    coarse = np.random.default_rng(0).standard_normal((6, 8, 16)).astype(np.float32)
+    expected = coarse[2, 5] / np.linalg.norm(coarse[2, 5])
+    sampled = sample_descriptors(coarse, np.array([[5 * 8 + 3.5, 2 * 8 + 3.5]], np.float32))
+    np.testing.assert_allclose(sampled[0], expected, atol=1e-6)
+    assert sampled.dtype == np.float32
+
+
+def test_descriptors_between_cells_are_bilinear() -> None:
+    """A map linear in x and y is met exactly; the third channel makes the norm known."""
+    y, x = np.mgrid[:6, :8].astype(np.float32)
+    coarse = np.stack([x, y, np.ones_like(x)], 2)
+    points = np.array([[3.5 + 8 * 2.25, 3.5 + 8 * 1.75], [3.5 + 8 * 6.5, 3.5 + 8 * 4.9]], np.float32)
+    expected = np.array([[2.25, 1.75, 1], [6.5, 4.9, 1]])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(sample_descriptors(coarse, points), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("point, cell", [((0, 0), (0, 0)), ((63, 0), (0, 7)), ((63, 47), (5, 7)), ((0, 47), (5, 0))])
+def test_descriptors_are_clamped_at_the_border(point: tuple[int, int], cell: tuple[int, int]) -> None:
+    coarse = np.random.default_rng(0).standard_normal((6, 8, 16)).astype(np.float32)
+    expected = coarse[cell] / np.linalg.norm(coarse[cell])
+    np.testing.assert_allclose(sample_descriptors(coarse, np.array([point], np.float32))[0], expected, atol=1e-6)
+
+
+def test_no_points_no_descriptors() -> None:
+    assert sample_descriptors(np.ones((6, 8, 16), np.float32), np.zeros((0, 2), np.float32)).shape == (0, 16)
+
+
+def test_a_descriptor_of_zeros_stays_finite() -> None:
+    sampled = sample_descriptors(np.zeros((6, 8, 16), np.float32), np.array([[20, 20]], np.float32))
+    np.testing.assert_array_equal(sampled, np.zeros((1, 16)))
+
+
+def test_extractor_answers_in_input_pixels() -> None:
+    backend = FixedBackend(score_map({(10, 20): 0.9, (40, 8): 0.5}), np.ones((6, 8, 4), np.float32))
+    frame = Frame(np.zeros((48, 64), np.uint8), scale=(2.0, 1.5))
+    features = Extractor(backend, ExtractConfig())(frame)
+    np.testing.assert_allclose(features.keypoints, [[20.5, 30.25], [80.5, 12.25]])
+    np.testing.assert_allclose(features.descriptors, np.full((2, 4), 0.5))
+    assert features.keypoints.dtype == np.float32 and features.image_size == (128, 72)
+    assert backend.inputs["image"].shape == (1, 1, 48, 64) and backend.inputs["image"].dtype == np.uint8
+
+
+def test_extractor_without_keypoints() -> None:
+    backend = FixedBackend(score_map({}), np.ones((6, 8, 4), np.float32))
+    features = Extractor(backend, ExtractConfig())(Frame(np.zeros((48, 64), np.uint8)))
+    assert len(features) == 0
+    assert (features.keypoints.shape, features.scores.shape, features.descriptors.shape) == ((0, 2), (0,), (0, 4))
+
+
+def test_extractor_is_deterministic_and_leaves_the_maps_alone() -> None:
+    rng = np.random.default_rng(0)
+    scores = (rng.integers(0, 50, (48, 64)) / 50).astype(np.float32)
+    coarse = rng.standard_normal((6, 8, 4)).astype(np.float32)
+    extractor = Extractor(FixedBackend(scores.copy(), coarse.copy()), ExtractConfig())
+    first, second = (extractor(Frame(np.zeros((48, 64), np.uint8))) for _ in range(2))
+    np.testing.assert_array_equal(first.keypoints, second.keypoints)
+    np.testing.assert_array_equal(first.descriptors, second.descriptors)
+    np.testing.assert_array_equal(extractor.backend.outputs["scores"][0], scores)
+
+
+def test_config_may_be_replaced_between_calls() -> None:
+    backend = FixedBackend(score_map({(10, 20): 0.9, (40, 8): 0.5}), np.ones((6, 8, 4), np.float32))
+    extractor = Extractor(backend, ExtractConfig())
+    extractor.config = ExtractConfig(score_threshold=0.6)
+    assert len(extractor(Frame(np.zeros((48, 64), np.uint8)))) == 1
+
+
+def test_frame_of_odd_size_is_an_error() -> None:
+    extractor = Extractor(FixedBackend(score_map({}), np.ones((6, 8, 4), np.float32)), ExtractConfig())
+    with pytest.raises(ImageError, match="frame is 63 x 48 pixels, sides must be multiples of 8"):
+        extractor(Frame(np.zeros((48, 63), np.uint8)))
