@@ -165,7 +165,8 @@ def _line(picture: NDArray[np.uint8], start: NDArray[np.float32], end: NDArray[n
     cv2.line(picture, _fixed(start).tolist(), _fixed(end).tolist(), colour, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def _dot(picture: NDArray[np.uint8], centre: NDArray[np.float32], colour: tuple[int, int, int], radius: int = 2) -> None:
+def _dot(picture: NDArray[np.uint8], centre: NDArray[np.float32], colour: tuple[int, int, int],
+         radius: int = 2) -> None:
     cv2.circle(picture, _fixed(centre).tolist(), radius << _SUBPIXEL_BITS, colour, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 

@@ -35,7 +35,8 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_json_takes_arrays_and_makes_nan_null(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"m": np.eye(2), "n": float("nan"), "k": np.int64(3), "p": Path("x"), "t": (1, None)})
+    value = {"m": np.eye(2), "n": float("nan"), "k": np.int64(3), "p": Path("x"), "t": (1, None)}
+    write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text()) == {
         "m": [[1, 0], [0, 1]], "n": None, "k": 3, "p": "x", "t": [1, None]}
 

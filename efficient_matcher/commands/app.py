@@ -55,7 +55,7 @@ def replay(
     topic: Annotated[Optional[str], typer.Option("--topic", help="Image topic; needed when there are several.")] = None,
     out: Annotated[Optional[Path], typer.Option(
         "--out", metavar="DIR", help="Folder of the results. [dim]default: <bag>-matches[/dim]")] = None,
-    mode: Annotated[Optional[Mode], typer.Option("--mode", help="Match with the previous frame, or a keyframe.")] = None,
+    mode: Annotated[Optional[Mode], typer.Option("--mode", help="Match with the previous frame or a keyframe.")] = None,
     bundle: BundleOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -90,85 +90,6 @@ def match(
     command.run(command.MatchOptions(image0, image1, out, json, settings_of(config, set_, bundle, threads)))
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("demo-out"),
-    frames: Annotated[int, typer.Option("--frames", min=2, max=10000, help="Frames for each of the photographs.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another camera path and noise.")] = 0,
-    bundle: BundleOption = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    threads: ThreadsOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier demo.")] = False,
-    json: JsonOption = None,
-) -> None:
-    """Record a camera over real photographs, replay it, and hold the results against the truth."""
-    from efficient_matcher.commands import demo as command
-    if not command.run(command.DemoOptions(out, frames, seed, settings_of(config, set_, bundle, threads), json, overwrite)):
-        print("interrupted; what was written is complete", file=sys.stderr)
-        raise typer.Exit(130)
-
-
-train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder of images; a run that was "
-                    "stopped goes on where its folder's checkpoint left it.")
-app.add_typer(train, name="train")
-ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Training images; subfolders count.")]
-RunOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")]
-StepsOption = Annotated[Optional[int], typer.Option("--steps", min=1, help="Steps; the recipe's if not given.")]
-PairsOption = Annotated[Optional[int], typer.Option("--pairs", min=1, help="Image pairs per step and process.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights.")]
-ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 takes one per core.")]
-LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many images.")]
-DataOption = Annotated[str, typer.Option("--data", metavar="TEXT", help="What the images are, for the model card.")]
-
-
-@train.command("superpoint")
-def train_superpoint(images: ImagesOption, out: RunOption, steps: StepsOption = None, pairs: PairsOption = None,
-                     seed: SeedOption = 0, processes: ProcessesOption = 0, limit: LimitOption = None,
-                     data: DataOption = "", json: JsonOption = None) -> None:
-    """Train keypoints and descriptors; writes superpoint.safetensors."""
-    from efficient_matcher.commands import train as command
-    command.run_superpoint(command.TrainOptions(images, out, None, steps, pairs, seed, processes, limit, data, json))
-
-
-@train.command("superglue")
-def train_superglue(
-    images: ImagesOption, out: RunOption,
-    superpoint: Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help="The trained extractor.")],
-    steps: StepsOption = None, pairs: PairsOption = None, seed: SeedOption = 0, processes: ProcessesOption = 0,
-    limit: LimitOption = None, data: DataOption = "", json: JsonOption = None,
-) -> None:
-    """Train the matcher on the features of a trained SuperPoint; writes superglue.safetensors."""
-    from efficient_matcher.commands import train as command
-    command.run_superglue(
-        command.TrainOptions(images, out, superpoint, steps, pairs, seed, processes, limit, data, json))
-
-
-@app.command()
-def export(
-    superpoint: Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help=".safetensors, or official .pth.")],
-    superglue: Annotated[Path, typer.Option("--superglue", metavar="WEIGHTS", help=".safetensors, or official .pth.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle; a bundle there is replaced.")],
-    name: Annotated[Optional[str], typer.Option("--name", help="Of the bundle. [dim]default: the folder's[/dim]")] = None,
-    licence: Annotated[Optional[str], typer.Option(
-        "--licence", metavar="TEXT", help="Of the weights, where their files do not say it.")] = None,
-    measured: Annotated[Optional[Path], typer.Option(
-        "--measured", metavar="FILE", help="JSON of accuracy and latency, kept in the card.")] = None,
-    json: JsonOption = None,
-) -> None:
-    """Make a bundle of two weight files, each graph held against its network."""
-    from efficient_matcher.commands import export as command
-    command.run(command.ExportOptions(superpoint, superglue, out, name, licence, measured, json))
-
-
-@app.command()
-def info(bundle: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Model bundle.")] = "default",
-         json: JsonOption = None) -> None:
-    """Check a bundle's files and print what it says of itself."""
-    from efficient_matcher.commands import info as command
-    command.run(bundle, json)
-
-
 @app.command("make-bag")
 def make_bag(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images; numeric file names become their stamps.")],
@@ -184,10 +105,10 @@ def make_bag(
 
 
 @app.command("dump-config")
-def dumpsettings_of(
+def dump_config(
     config: ConfigOption = None,
     set_: SetOption = None,
-    out: Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="Write there instead of printing.")] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="Write there, do not print.")] = None,
 ) -> None:
     """Print every setting in force, with unit, range and description, as YAML that --config reads."""
     from efficient_matcher.commands import dump_config as command
@@ -196,10 +117,10 @@ def dumpsettings_of(
 
 @app.command()
 def info(
-    bundle: Annotated[str, typer.Argument(metavar="[BUNDLE]", help="One that ships, or a folder.")] = "default",
+    bundle: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Model bundle.")] = "default",
     json: JsonOption = None,
 ) -> None:
-    """Show what a model bundle is, after checking its files against its card."""
+    """Check a bundle's files and print what it says of itself."""
     from efficient_matcher.commands import info as command
     command.run(bundle, json)
 
@@ -207,8 +128,8 @@ def info(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("demo-out"),
-    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames per photograph.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the camera's path and noise.")] = 0,
+    frames: Annotated[int, typer.Option("--frames", min=2, max=10000, help="Frames for each of the photographs.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another camera path and noise.")] = 0,
     bundle: BundleOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -216,7 +137,7 @@ def demo(
     overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Film photographs with a moving camera, replay the recording, hold the results against the truth."""
+    """Record a camera over real photographs, replay it, and hold the results against the truth."""
     from efficient_matcher.commands import demo as command
     settings = settings_of(config, set_, bundle, threads)
     _exit_if_stopped(command.run(command.DemoOptions(out, frames, seed, settings, json, overwrite)))

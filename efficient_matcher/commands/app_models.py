@@ -11,7 +11,8 @@ import typer
 from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, SetOption, ThreadsOption,
                                                 settings_of)
 
-train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder of photographs; resumes where it stopped.")
+train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder of images; a run that was "
+                    "stopped goes on where its folder's checkpoint left it.")
 evaluate = typer.Typer(no_args_is_help=True, help="Measure accuracy against known truth.")
 
 
@@ -46,14 +47,14 @@ class Variant(str, Enum):
     both = "both"
 
 
-ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of training images.")]
+ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Training images; subfolders count.")]
 RunOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; an existing one is resumed.")]
-StepsOption = Annotated[Optional[int], typer.Option("--steps", min=1, help="Steps; by default the recipe's.")]
-PairsOption = Annotated[Optional[int], typer.Option("--pairs", min=1, help="Image pairs a step; default: the recipe's.")]
+StepsOption = Annotated[Optional[int], typer.Option("--steps", min=1, help="Steps; the recipe's if not given.")]
+PairsOption = Annotated[Optional[int], typer.Option("--pairs", min=1, help="Image pairs per step and process.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights.")]
-ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 is one per core.")]
+ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 takes one per core.")]
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the images or pairs.")]
-DataOption = Annotated[str, typer.Option("--data", help="A sentence on the images, for the model card.")]
+DataOption = Annotated[str, typer.Option("--data", metavar="TEXT", help="What the images are, for the model card.")]
 
 
 @train.command()
@@ -68,7 +69,7 @@ def superpoint(
     data: DataOption = "",
     json: JsonOption = None,
 ) -> None:
-    """Train a SuperPoint: keypoints and descriptors."""
+    """Train keypoints and descriptors; writes superpoint.safetensors."""
     from efficient_matcher.commands import train as command
     command.run_superpoint(command.TrainOptions(images, out, None, steps, pairs, seed, processes, limit, data, json))
 
@@ -86,22 +87,23 @@ def superglue(
     data: DataOption = "",
     json: JsonOption = None,
 ) -> None:
-    """Train a SuperGlue on the features of a trained SuperPoint."""
+    """Train the matcher on the features of a trained SuperPoint; writes superglue.safetensors."""
     from efficient_matcher.commands import train as command
     command.run_superglue(command.TrainOptions(images, out, weights, steps, pairs, seed, processes, limit, data, json))
 
 
 def export(
-    superpoint: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of the extractor.")],
-    superglue: Annotated[Path, typer.Option("--superglue", metavar="FILE", help="Weights of the matcher.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle.")],
-    name: Annotated[Optional[str], typer.Option("--name", help="Name on the card; by default the folder's.")] = None,
-    licence: Annotated[Optional[str], typer.Option("--licence", help="Where the weight files do not say it.")] = None,
+    superpoint: Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help="safetensors or official .pth.")],
+    superglue: Annotated[Path, typer.Option("--superglue", metavar="WEIGHTS", help="safetensors or official .pth.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle's folder; a bundle there is replaced.")],
+    name: Annotated[Optional[str], typer.Option("--name", help="Of the bundle; the folder's if not given.")] = None,
+    licence: Annotated[Optional[str], typer.Option(
+        "--licence", metavar="TEXT", help="Of the weights, where their files do not say it.")] = None,
     measured: Annotated[Optional[Path], typer.Option(
-        "--measured", metavar="JSON", help="Figures for the card, accuracy and latency.")] = None,
+        "--measured", metavar="FILE", help="JSON of accuracy and latency, kept in the card.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Make a model bundle of trained weights, checked against the networks they came from."""
+    """Make a bundle of two weight files, each graph held against its network."""
     from efficient_matcher.commands import export as command
     command.run(command.ExportOptions(superpoint, superglue, out, name, licence, measured, json))
 

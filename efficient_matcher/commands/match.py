@@ -74,4 +74,5 @@ def _rows(options: MatchOptions, result: PairResult) -> list[tuple[str, str]]:
         rows += [("homography", "\n".join("  ".join(f"{value: .6g}" for value in row) for row in homography.matrix)),
                  ("rmse px", f"{homography.rmse:.3f}")]
     rows += [("time ms", "  ".join(f"{stage} {value:.1f}" for stage, value in result.timings.items()))]
-    return rows + [(f"-> {name}", str(path)) for name, path in (("picture", options.out), ("json", options.json)) if path]
+    written = {"picture": options.out, "json": options.json}
+    return rows + [(f"-> {name}", str(path)) for name, path in written.items() if path]
