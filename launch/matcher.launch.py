@@ -35,7 +35,7 @@ def make_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     camera_info = value["camera_info"] or beside(value["image"], "camera_info")
     return [Node(
         package="efficient_matcher", executable="matcher_node", name=value["name"], namespace=value["namespace"],
-        parameters=[value["config"], overrides(value)], output="screen",
+        parameters=[value["config"], *filter(None, [overrides(value)])], output="screen",  # ROS reads no empty set
         remappings=[("image", value["image"]), ("camera_info", camera_info)],
         arguments=["--ros-args", "--log-level", value["log_level"]])]
 

@@ -1,4 +1,4 @@
-"""A recorded drive through the live node: ros2 launch efficient_matcher replay.launch.py bag:=run image:=/camera/image_raw
+"""A recorded drive through the node: ros2 launch efficient_matcher replay.launch.py bag:=run image:=/camera/image_raw
 
 For results of every image use `efficient-matcher replay`, which needs no ROS: here, as on the robot, images that
 come too fast are dropped.

@@ -1,4 +1,4 @@
-"""The node on a stereo camera: ros2 launch efficient_matcher stereo.launch.py left:=/stereo/left right:=/stereo/right"""
+"""The node on two cameras: ros2 launch efficient_matcher stereo.launch.py left:=/stereo/left right:=/stereo/right"""
 
 from __future__ import annotations
 

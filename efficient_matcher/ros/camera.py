@@ -49,11 +49,12 @@ class CameraModel:
         _check_distortion(distortion, fisheye)
         return cls(_cropped(matrix, info), distortion, _cropped(rectified, info), _image_size(info), fisheye)
 
-    def rays(self, points: NDArray[np.float32], image_size: tuple[int, int], undistort: bool = True) -> NDArray[np.float32]:
+    def rays(self, points: NDArray[np.float32], image_size: tuple[int, int],
+             undistort: bool = True) -> NDArray[np.float32]:
         """Rays [K,3] float32 of pixels [K,2]; NaN where the distortion cannot be inverted.
 
         image_size: (width, height) of the image the points lie in. undistort: True for a raw image, False for a
-        rectified one. Raises MatcherError when the CameraInfo is of another image size, or has no P for a rectified one.
+        rectified one. Raises MatcherError when the CameraInfo is of another image size, or lacks the P it takes.
         """
         if image_size != self.size:
             raise MatcherError("camera_info is for {}x{} images, the image is {}x{}".format(*self.size, *image_size))

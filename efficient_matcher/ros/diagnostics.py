@@ -42,7 +42,7 @@ class Health:
             self._recent.append((len(result.matches), int(result.homography.inliers.sum()), result.homography.valid))
 
     def status(self, stats: WorkerStats, restarts: tuple[int, str], is_open: bool) -> Status:
-        """Level and numbers since the last call. restarts: count and last reason; is_open: subscribed to the cameras."""
+        """Level and numbers since the last call. restarts: count, last reason; is_open: subscribed to the cameras."""
         now = monotonic()
         with self._lock:
             (then, before), self._last = self._last, (now, stats)

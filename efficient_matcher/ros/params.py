@@ -35,7 +35,8 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
     if setting.minimum is None or setting.maximum is None:
         return result
     if isinstance(setting.default, float):
-        result.floating_point_range = [FloatingPointRange(from_value=float(setting.minimum), to_value=float(setting.maximum))]
+        result.floating_point_range = [FloatingPointRange(from_value=float(setting.minimum),
+                                                          to_value=float(setting.maximum))]
     else:
         result.integer_range = [IntegerRange(from_value=int(setting.minimum), to_value=int(setting.maximum))]
     return result

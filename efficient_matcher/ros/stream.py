@@ -78,7 +78,7 @@ class CameraStream:
         return Output(result, images[current].header, (0, current), self._rays(current, result))
 
     def set_camera_info(self, index: int, info: Any) -> None:
-        """Takes the CameraInfo of camera 0 (mono, left) or 1 (right); an unusable one leaves rays NaN and warns once."""
+        """Takes the CameraInfo of camera 0 (mono, left) or 1 (right); a useless one leaves rays NaN and warns once."""
         key = _fingerprint(info)
         if index in self._cameras and self._cameras[index][0] == key:
             return

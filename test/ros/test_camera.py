@@ -33,7 +33,8 @@ def grid() -> np.ndarray:
     return np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
 
 
-@pytest.mark.parametrize(("model", "d"), [("plumb_bob", []), ("plumb_bob", PLUMB_BOB), ("rational_polynomial", RATIONAL)])
+@pytest.mark.parametrize(("model", "d"), [("plumb_bob", []), ("plumb_bob", PLUMB_BOB),
+                                          ("rational_polynomial", RATIONAL)])
 def test_pinhole_rays_invert_the_projection(model: str, d: list[float]) -> None:
     pixels, _ = cv2.projectPoints(grid(), np.zeros(3), np.zeros(3), K, np.array(d) if d else np.zeros(5))
     rays = CameraModel.from_message(camera_info(model, d)).rays(pixels[:, 0].astype(np.float32), SIZE)
@@ -49,7 +50,8 @@ def test_fisheye_rays_invert_the_projection(model: str) -> None:
 
 
 def test_rectified_image_takes_rays_from_p() -> None:
-    rays = CameraModel.from_message(camera_info(d=PLUMB_BOB)).rays(np.float32([[320, 240], [700, 240]]), SIZE, undistort=False)
+    points = np.float32([[320, 240], [700, 240]])
+    rays = CameraModel.from_message(camera_info(d=PLUMB_BOB)).rays(points, SIZE, undistort=False)
     np.testing.assert_allclose(rays, [[0, 0, 1], [1, 0, 1]], atol=1e-6)
 
 
@@ -65,8 +67,7 @@ def test_binning_and_region_of_interest_shift_and_scale_the_intrinsics() -> None
 
 def test_ros1_field_names_are_read_too() -> None:
     info = camera_info()
-    old = SimpleNamespace(**{("K" if key == "k" else "D" if key == "d" else "P" if key == "p" else key): value
-                             for key, value in vars(info).items()})
+    old = SimpleNamespace(**{key.upper() if key in "kdp" else key: value for key, value in vars(info).items()})
     np.testing.assert_array_equal(CameraModel.from_message(old).matrix, K)
 
 

@@ -36,7 +36,8 @@ def test_launch_arguments_are_declared_and_described(name: str, expected: set[st
 
 def configurations(**given: str) -> dict[str, str]:
     empty = dict.fromkeys(("camera_info", "bundle", "image_transport", "track_mode", "use_sim_time", "namespace"), "")
-    return {**empty, "image": "/camera/image_raw", "config": "", "name": "efficient_matcher", "log_level": "info", **given}
+    return {**empty, "image": "/camera/image_raw", "config": "", "name": "efficient_matcher", "log_level": "info",
+            **given}
 
 
 def test_only_given_arguments_override_parameters() -> None:

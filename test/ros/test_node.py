@@ -58,7 +58,7 @@ class Bench:
         return condition()
 
     def connect(self, *publishers: Any) -> None:
-        assert self.spin_until(lambda: all(p.get_subscription_count() for p in publishers)), "the node did not subscribe"
+        assert self.spin_until(lambda: all(p.get_subscription_count() for p in publishers)), "no subscription"
 
     def show(self, publisher: Any, *messages: Any) -> None:
         """Publishes one message after the other, each after the node has worked on the last."""
@@ -198,7 +198,8 @@ def test_bad_image_is_counted_and_skipped(make_bench: Any, warped_pair: Any) -> 
     diagnostics = bench.listen(DiagnosticArray, "/diagnostics")
     camera = bench.camera()
     bench.connect(camera)
-    bench.show(camera, raw(warped_pair.image0, 0), raw(warped_pair.image1, 33, encoding="mono99"), raw(warped_pair.image1, 66))
+    bench.show(camera, raw(warped_pair.image0, 0), raw(warped_pair.image1, 33, encoding="mono99"),
+               raw(warped_pair.image1, 66))
 
     def values() -> dict[str, str]:
         return {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
@@ -254,8 +255,10 @@ def test_quality_of_service_is_overridable(make_bench: Any) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "word"), [
-    (["-p", "extract.max_keypoint:=3"], "extract.max_keypoint"), (["-p", "model.bundle:=/no/such/bundle"], "/no/such/bundle"),
-    (["-p", "match.score_threshold:=7.0"], "match.score_threshold"), (["--params-file", "/no/such.yaml"], "/no/such.yaml")])
+    (["-p", "extract.max_keypoint:=3"], "extract.max_keypoint"),
+    (["-p", "model.bundle:=/no/such/bundle"], "/no/such/bundle"),
+    (["-p", "match.score_threshold:=7.0"], "match.score_threshold"),
+    (["--params-file", "/no/such.yaml"], "/no/such.yaml")])
 def test_bad_start_is_one_line_and_exit_1(arguments: list[str], word: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["matcher_node", "--ros-args", *arguments]) == 1
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]

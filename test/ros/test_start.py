@@ -9,8 +9,9 @@ import pytest
 from efficient_matcher.ros import start
 
 
-@pytest.mark.parametrize(("module", "hint"), [("rclpy", "source a ROS 2 installation"),
-                                              ("onnxruntime", "python3-onnxruntime-pip"), ("sensor_msgs.msg", "workspace")])
+@pytest.mark.parametrize(("module", "hint"), [
+    ("rclpy", "source a ROS 2 installation"), ("onnxruntime", "python3-onnxruntime-pip"),
+    ("sensor_msgs.msg", "workspace")])
 def test_missing_module_is_named_with_a_hint(module: str, hint: str) -> None:
     line = start.describe_import_error(ModuleNotFoundError(f"No module named '{module}'", name=module))
     assert module in line and hint in line and sys.executable in line and "\n" not in line
@@ -21,7 +22,8 @@ def test_broken_module_is_told_in_one_line() -> None:
     assert line == "cannot import cv2: numpy.core.multiarray failed to import"
 
 
-def test_main_without_ros_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_without_ros_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "rclpy", None)  # importing it raises ModuleNotFoundError
     monkeypatch.delitem(sys.modules, "efficient_matcher.ros.node", raising=False)
     assert start.main([]) == 1

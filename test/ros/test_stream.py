@@ -80,7 +80,7 @@ def test_without_camera_info_rays_are_nan(stream: CameraStream, warped_pair: Any
     assert np.isnan(unpack_matches(message)["x"]).all() and not message.is_dense
 
 
-def test_unusable_camera_info_warns_once_and_leaves_rays_nan(stream: CameraStream, warped_pair: Any, types: MessageTypes,
+def test_unusable_camera_info_warns_once_and_leaves_rays_nan(stream: CameraStream, warped_pair: Any,
                                                              warnings: list[str]) -> None:
     for _ in range(3):
         stream.set_camera_info(0, camera_info(k=[0.0] * 9))
@@ -138,7 +138,8 @@ def test_stamp_going_back_is_counted_with_its_reason(stream: CameraStream, warpe
     assert count == 1 and "back" in reason
 
 
-def test_debug_image_is_drawn_under_the_same_header(stream: CameraStream, warped_pair: Any, types: MessageTypes) -> None:
+def test_debug_image_is_drawn_under_the_same_header(stream: CameraStream, warped_pair: Any,
+                                                    types: MessageTypes) -> None:
     stream.process((image_message(warped_pair.image0, 0),))
     output = stream.process((image_message(warped_pair.image1, 33),))
     picture = output.debug_image(types, max_matches=20)
