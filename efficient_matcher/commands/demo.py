@@ -15,6 +15,7 @@ from efficient_matcher import demo
 from efficient_matcher.commands.common import StopSignals, print_table
 from efficient_matcher.commands.replay import ReplayOptions, replay
 from efficient_matcher.config import Config
+from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.core.geometry import corner_error, warp_points
 from efficient_matcher.demo import FrameTruth
 from efficient_matcher.draw import draw_matches, strip
@@ -51,6 +52,7 @@ def run(options: DemoOptions) -> bool:
 def make_demo(options: DemoOptions, stop: StopSignals | None = None) -> dict[str, Any]:
     """Record, replay and score; returns the report that is also written to `report.json`. Raises MatcherError."""
     contents = (CAMERA_BAG, TRUTH_NAME, REPLAY_FOLDER, PICTURE_NAME, REPORT_NAME)
+    load_bundle(options.config.model.bundle)  # before an earlier demo is removed for one that cannot run
     folder = result_folder(options.out, contents, options.overwrite)
     truths = record(folder, options.frames, options.seed)
     replayed = replay(ReplayOptions(bag=folder / CAMERA_BAG, out=folder / REPLAY_FOLDER, config=options.config), stop)

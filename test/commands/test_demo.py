@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -116,6 +117,13 @@ def test_table_tells_what_counts(made: tuple[command.DemoOptions, dict]) -> None
     rows = command.table_rows(made[1])
     assert rows["pairs"].startswith("8,")
     assert {"corner error px", "  coffee", "scene changes", "speed", "-> matches"} <= set(rows)
+
+
+def test_missing_model_leaves_an_earlier_demo_alone(made: tuple[command.DemoOptions, dict], tmp_path: Path) -> None:
+    config = Config().with_values({"model.bundle": str(tmp_path / "none")})
+    with pytest.raises(MatcherError, match="no such bundle"):
+        command.make_demo(replace(made[0], config=config, overwrite=True))
+    assert (made[0].out / "report.json").exists()
 
 
 def test_results_of_an_earlier_demo_are_not_overwritten_unasked(made: tuple[command.DemoOptions, dict]) -> None:
