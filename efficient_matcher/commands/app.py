@@ -25,6 +25,13 @@ class _Group(TyperGroup):
         except MatcherError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise  # whoever read the output went away; typer keeps quiet about it
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(130) from None

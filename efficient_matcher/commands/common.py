@@ -78,7 +78,7 @@ def print_table(title: str, rows: Iterable[Sequence[str]] | Mapping[str, str], c
     table = Table("", *columns, title=title, title_justify="left", show_header=bool(columns))
     table.columns[0].style, table.columns[0].no_wrap = "bold", True
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.overflow = ("right" if columns else "left"), "fold"  # nothing is cut off
     for row in rows.items() if isinstance(rows, Mapping) else rows:
         table.add_row(*(escape(cell) for cell in row))  # brackets in file names are no markup
     Console().print(table)

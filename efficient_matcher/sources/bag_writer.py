@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -50,7 +52,8 @@ class BagWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         # rosbags drops the index when an error passes through; what was written must stay readable.
-        self._writer.close()
+        with self._one_line_failures():
+            self._writer.close()
 
     def add_topic(self, topic: str, message_type: str, latched: bool = False) -> None:
         """Declare a topic; `latched` marks it transient-local for `ros2 bag play`."""
@@ -60,7 +63,16 @@ class BagWriter:
     def write(self, topic: str, time_ns: int, message: Any) -> None:
         """Append a message of the topic's type, logged at `time_ns`."""
         connection = self._connections[topic]
-        self._writer.write(connection, time_ns, self._typestore.serialize_cdr(message, connection.msgtype))
+        with self._one_line_failures():
+            self._writer.write(connection, time_ns, self._typestore.serialize_cdr(message, connection.msgtype))
+
+    @contextmanager
+    def _one_line_failures(self) -> Iterator[None]:
+        """A full disk shows as an error of the system or of SQLite."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise MatcherError(f"{self.path}: cannot be written: {error}") from None
 
 
 def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uint8]]], *,

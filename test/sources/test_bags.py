@@ -212,6 +212,17 @@ def test_bag_stays_readable_when_its_writing_breaks_off(tmp_path: Path) -> None:
         assert read(bag) == [(5, 10)]
 
 
+def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(MatcherError, match="bag: cannot be written: .*No space left"):
+        with BagWriter(tmp_path / "bag") as writer:
+            writer.add_topic("/chatter", "std_msgs/msg/String")
+            monkeypatch.setattr(writer._writer.storage, "write", full)
+            writer.write("/chatter", 1, writer.types.string(data="hello"))
+
+
 def test_jpeg_in_colour_is_decoded_grey(tmp_path: Path) -> None:
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 2] = 255
