@@ -146,7 +146,7 @@ def _crop(
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels * np.float32([-1, 1, 1]) + np.float32([width - 1, 0, 0])
     largest = min(width / config.width, height / config.height)
-    zoom = rng.uniform(0.55, 1.0) * largest  # source pixels per training pixel, before the aspect varies
+    zoom = rng.uniform(0.42, 1.0) * largest  # source pixels per training pixel, before the aspect varies
     crop_w = min(width, round(config.width * zoom * rng.uniform(1.0, 1.25)))
     crop_h = min(height, round(config.height * zoom * rng.uniform(1.0, 1.25)))
     x0, y0 = rng.integers(0, width - crop_w + 1), rng.integers(0, height - crop_h + 1)

@@ -77,7 +77,10 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> Non
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         dist.init_process_group("gloo", timeout=PATIENCE)
-        _with_cleanup(function, *arguments)
+        try:
+            function(*arguments)
+        finally:
+            dist.destroy_process_group()
     elif processes == 1:
         function(*arguments)
     else:
@@ -94,7 +97,7 @@ def _spawn(folder: Path, function: Callable[..., Any], processes: int, arguments
         for process in context.processes:  # they were interrupted too and are writing their checkpoint
             process.join(timeout=60)
         raise
-    except mp.ProcessExitedException:
+    except (mp.ProcessExitedException, mp.ProcessRaisedException):
         messages = [path.read_text() for path in sorted(folder.glob("error-*"))]
         if not messages:
             raise
@@ -106,14 +109,9 @@ def _enter(index: int, processes: int, folder: str, function: Callable[..., Any]
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes,
                             timeout=PATIENCE)
     try:
-        _with_cleanup(function, *arguments)
-    except MatcherError as error:
+        function(*arguments)
+    except MatcherError as error:  # written before the others notice that this process is gone
         Path(folder, f"error-{index}").write_text(str(error))
         sys.exit(1)
-
-
-def _with_cleanup(function: Callable[..., Any], *arguments: Any) -> None:
-    try:
-        function(*arguments)
     finally:
         dist.destroy_process_group()

@@ -1,0 +1,46 @@
+"""`train` from a folder of images to weight files that load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from efficient_matcher.commands.train import TrainOptions, run_superglue, run_superpoint
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.learn.weights import load_superglue, load_superpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        image = cv2.GaussianBlur(rng.integers(0, 256, (120, 160), np.uint8), (0, 0), 2)
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX))
+    (folder / "broken.png").write_text("no image")
+    return folder
+
+
+def test_both_networks_from_images_to_weights(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_superpoint(TrainOptions(folder, tmp_path / "sp", steps=1, pairs=1, processes=1,
+                                         json=tmp_path / "report.json"))
+    assert "broken.png (unreadable)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "report.json").read_text())["licence"] == "Apache-2.0"
+    assert report["training"]["skipped_images"] == 1 and report["training"]["seed"] == 0
+    weights = tmp_path / "sp" / "superpoint.safetensors"
+    assert load_superpoint(weights).config.location_width > 0
+    run_superglue(TrainOptions(folder, tmp_path / "sg", weights, steps=1, pairs=1, processes=1))
+    assert load_superglue(tmp_path / "sg" / "superglue.safetensors").config.descriptor_dim == 128
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MatcherError, match="nowhere: no such folder"):
+        run_superpoint(TrainOptions(tmp_path / "nowhere", tmp_path / "run"))
+
+
+def test_missing_extractor_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MatcherError, match="none.safetensors: no such file"):
+        run_superglue(TrainOptions(folder, tmp_path / "run", tmp_path / "none.safetensors", processes=1))

@@ -1,0 +1,54 @@
+"""Several processes learn as one, and one process's failure is one line."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.learn import parallel
+
+WORK = """
+from pathlib import Path
+import torch
+from torch import nn
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.learn import parallel
+
+def average(folder):
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.full((1, 2), float(parallel.rank() + 1))
+    loss, stop = parallel.average_over_processes(model, torch.tensor(4.0 * parallel.rank()), parallel.rank() == 1)
+    Path(folder, str(parallel.rank())).write_text(f"{model.weight.grad.tolist()} {loss.item()} {stop}")
+
+def fail(folder):
+    if parallel.rank() == 1:
+        raise MatcherError(f"{folder}: no room")
+    parallel.wait_for_all()
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Functions that the processes can import by name."""
+    (tmp_path / "parallel_work.py").write_text(WORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "parallel_work", raising=False)
+    return importlib.import_module("parallel_work")
+
+
+def test_gradients_loss_and_the_wish_to_stop_are_shared(work: ModuleType, tmp_path: Path) -> None:
+    parallel.launch(work.average, 2, str(tmp_path))
+    assert [(tmp_path / name).read_text() for name in "01"] == ["[[1.5, 1.5]] 2.0 True"] * 2
+
+
+def test_one_process_alone_needs_no_others(work: ModuleType, tmp_path: Path) -> None:
+    parallel.launch(work.average, 1, str(tmp_path))
+    assert (tmp_path / "0").read_text() == "[[1.0, 1.0]] 0.0 False"
+
+
+def test_a_failure_in_one_process_ends_all_with_its_message(work: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(MatcherError, match="no room"):
+        parallel.launch(work.fail, 2, str(tmp_path))
