@@ -135,7 +135,8 @@ def info(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("demo-out"),
-    frames: Annotated[int, typer.Option("--frames", min=2, max=10000, help="Frames for each of the photographs.")] = 20,
+    frames: Annotated[int, typer.Option(
+        "--frames", min=2, max=10000, help="Frames per photograph; fewer make the camera faster.")] = 20,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another camera path and noise.")] = 0,
     bundle: BundleOption = None,
     config: ConfigOption = None,

@@ -26,6 +26,7 @@ from efficient_matcher.sources.bags import ImageBag
 
 CAMERA_BAG, TRUTH_NAME, REPLAY_FOLDER = "camera", "truth.json", "replay"
 PICTURE_NAME, REPORT_NAME = "matches.jpg", "report.json"
+PICTURE_SCALE = 0.6  # fits a page and its file size, captions still legible
 CORRECT_PX = 3.0  # a match this close to the truth counts as correct
 
 
@@ -177,8 +178,9 @@ def draw_middle_pairs(camera: Path, truths: Sequence[FrameTruth], answers: Mappi
             if item.frame.stamp_ns in chosen and answer is not None and previous is not None:
                 pictures.append(draw_matches(_pair(previous, item.frame, answer)))
             previous = item.frame
-    sheet = strip(pictures or [np.zeros((demo.SIZE[1], demo.SIZE[0], 3), np.uint8)], columns=1)
-    return cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    sheet = strip(pictures or [np.zeros((demo.SIZE[1], demo.SIZE[0], 3), np.uint8)], columns=2)
+    page = cv2.resize(sheet, None, fx=PICTURE_SCALE, fy=PICTURE_SCALE, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 def _middle_stamps(truths: Sequence[FrameTruth]) -> set[int]:
