@@ -1,12 +1,9 @@
-"""What the commands share: overrides from the command line, stopping in good order, percentiles, tables."""
+"""What the commands share: overrides from the command line, percentiles, tables."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -36,30 +33,6 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"'{text}' is not of the form section.key=value")
         values[name] = _typed(value, kinds.get(name, str))
     return values
-
-
-class StopSignals:
-    """While active, Ctrl-C and SIGTERM set `requested` instead of interrupting; a second one interrupts after all."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 def distribution(values: Sequence[float], percentiles: Sequence[int] = (10, 50, 90, 99)) -> dict[str, float] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher import demo
-from efficient_matcher.commands.common import StopSignals, print_table
+from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.replay import ReplayOptions, replay
 from efficient_matcher.config import Config
 from efficient_matcher.core.bundle import load_bundle
@@ -23,6 +23,7 @@ from efficient_matcher.files import result_folder, write_bytes_atomic, write_jso
 from efficient_matcher.records import Features, Frame, Homography, Matches, PairResult
 from efficient_matcher.sources.bag_writer import write_image_bag
 from efficient_matcher.sources.bags import ImageBag
+from efficient_matcher.stopping import StopSignals
 
 CAMERA_BAG, TRUTH_NAME, REPLAY_FOLDER = "camera", "truth.json", "replay"
 PICTURE_NAME, REPORT_NAME = "matches.jpg", "report.json"

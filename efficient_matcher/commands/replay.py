@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.commands.common import StopSignals, print_table
+from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.pictures import STRIP_NAME, VIDEO_NAME, Pictures
 from efficient_matcher.commands.summary import COLUMNS, Summary, distributions, facts
 from efficient_matcher.config import Config
@@ -24,6 +24,7 @@ from efficient_matcher.ros import messages
 from efficient_matcher.ros.camera import CameraModel
 from efficient_matcher.sources.bag_writer import BagWriter
 from efficient_matcher.sources.bags import BagFrame, ImageBag
+from efficient_matcher.stopping import StopSignals
 
 NODE = "/efficient_matcher"  # the live node's default name, so that consumers need no remapping
 MATCHES_TOPIC, HOMOGRAPHY_TOPIC, INFO_TOPIC = f"{NODE}/matches", f"{NODE}/homography", f"{NODE}/info"

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.parallel import average_over_processes, rank, world_size
+from efficient_matcher.stopping import StopSignals
 
 # From the number of the batch (steps times processes) to its loss and the parts worth logging.
 StepFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
@@ -96,7 +94,7 @@ class Loop:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         saved = time.monotonic()
-        with _progress() as progress, StopSignal() as stop:
+        with _progress() as progress, StopSignals() as stop:
             task = progress.add_task("training", total=self.config.steps, completed=self.step, figures="")
             while self.step < self.config.steps:
                 figures, stopping = self._one_step(step_function, stop.requested)
@@ -157,27 +155,6 @@ class Loop:
             with (self.folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
         return " ".join(f"{k} {v:.3f}" for k, v in parts.items())
-
-
-class StopSignal:
-    """While active, Ctrl-C and SIGTERM only set `requested`: a step is never left half done."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
 
 
 def _progress() -> Progress:

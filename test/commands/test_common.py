@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
-from efficient_matcher.commands.common import StopSignals, build_config, distribution, parse_assignments, print_table
+from efficient_matcher.commands.common import build_config, distribution, parse_assignments, print_table
 from efficient_matcher.errors import ConfigError
 
 
@@ -42,17 +39,6 @@ def test_wrong_assignments_are_named(assignment: str, message: str) -> None:
 def test_distribution_of_known_numbers() -> None:
     assert distribution(list(range(101))) == {"min": 0, "p10": 10, "median": 50, "p90": 90, "p99": 99, "max": 100}
     assert distribution([]) is None
-
-
-def test_first_signal_asks_and_the_second_interrupts() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with StopSignals() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_brackets_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

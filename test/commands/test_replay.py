@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from efficient_matcher.commands.common import StopSignals
+from efficient_matcher.stopping import StopSignals
 from efficient_matcher.commands.replay import HOMOGRAPHY_TOPIC, INFO_TOPIC, MATCHES_TOPIC, ReplayOptions, replay, run
 from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import corner_error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from efficient_matcher.learn.training import Loop, LoopConfig, StopSignal, TrainingError
+from efficient_matcher.learn.training import Loop, LoopConfig, TrainingError
 from torch import Tensor, nn
 
 CONFIG = LoopConfig(steps=12, warmup_steps=3, log_every=4)
@@ -99,11 +99,3 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, 
     with pytest.raises(TrainingError, match="cannot be written .*No space left"):
         loop.save()
     assert loop.checkpoint_path.read_bytes() == before and list(tmp_path.iterdir()) == [loop.checkpoint_path]
-
-
-def test_stop_signal_gives_the_handler_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with StopSignal() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested
-    assert signal.getsignal(signal.SIGTERM) == before
