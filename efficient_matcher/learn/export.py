@@ -116,7 +116,8 @@ def _fill(folder: Path, superpoint: SuperPoint, superglue: SuperGlue, card: Card
         input_size=card.input_size, max_keypoints=card.max_keypoints,
         preprocessing={"channels": "grey", "dtype": "uint8", "sides_multiple_of": 8, "scaling": "1/255, in the graph",
                        "keypoints": "centred on the image, over 0.7 of its longer side"},
-        files={path.name: file_sha256(path) for path in paths}, licence=card.licence, training=plain(dict(card.training)),
+        files={path.name: file_sha256(path) for path in paths}, licence=card.licence,
+        training=plain(dict(card.training)),
         measured=plain({**card.measured, "max_difference_to_torch": parity}))
     write_card(folder, written)
     return load_bundle(folder).card  # as it will be read, every field checked

@@ -50,7 +50,8 @@ def sinkhorn(similarity: Tensor, bin_score: Tensor, iterations: int = 20, gradie
     none with gradients.
     """
     if iterations < 2 or gradient_iterations < 1:
-        raise ValueError(f"sinkhorn needs 2 iterations, 1 of them with gradients; got {iterations}, {gradient_iterations}")
+        raise ValueError("sinkhorn needs 2 iterations, 1 of them with gradients; "
+                         f"got {iterations}, {gradient_iterations}")
     scores = add_dustbins(similarity, bin_score)
     masses = marginals(similarity)
     tracked = min(gradient_iterations, iterations - 1)

@@ -60,7 +60,8 @@ def test_figures_are_kept_in_the_card(tmp_path: Path) -> None:
     assert "max_difference_to_torch" in measured
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("{", "is not JSON"), ("3", "not a mapping")])
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "cannot be read"), ("{", "is not JSON"), ("3", "not a mapping")])
 def test_figures_that_cannot_be_read(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "figures.json"
     if content is not None:

@@ -16,7 +16,8 @@ from torch.nn import functional as F  # noqa: E402
 
 from efficient_matcher.core.bundle import load_bundle  # noqa: E402
 from efficient_matcher.learn import export  # noqa: E402
-from efficient_matcher.learn.export import CardFields, ExportError, extractor_parity, matcher_parity, write_bundle  # noqa: E402
+from efficient_matcher.learn.export import (  # noqa: E402
+    CardFields, ExportError, extractor_parity, matcher_parity, write_bundle)
 from efficient_matcher.learn.extractor_graph import block_convolution, cells_of_blocks, extractor_model  # noqa: E402
 from efficient_matcher.learn.matcher_graph import matcher_model, sorted_heads  # noqa: E402
 from efficient_matcher.learn.onnx_graph import fold_batch_norm  # noqa: E402
@@ -99,7 +100,8 @@ def test_parity_check_notices_a_changed_weight() -> None:
 
 
 @pytest.mark.parametrize(("layer", "norm", "x"), [
-    (nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), torch.randn(2, 3, 6, 7)), (nn.Linear(3, 5), nn.BatchNorm1d(5), torch.randn(9, 3))])
+    (nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), torch.randn(2, 3, 6, 7)),
+    (nn.Linear(3, 5), nn.BatchNorm1d(5), torch.randn(9, 3))])
 def test_folded_batch_norm_equals_the_two_layers(layer: nn.Module, norm: nn.Module, x: torch.Tensor) -> None:
     layer, norm = trained(layer).double(), trained(norm).double()
     weight, bias = fold_batch_norm(layer.weight, layer.bias, norm)
