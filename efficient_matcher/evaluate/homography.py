@@ -154,13 +154,14 @@ def summarize(outcomes: Iterable[PairOutcome]) -> list[dict[str, Any]]:
 def _figures(method: str, variant: str, group: list[PairOutcome]) -> dict[str, Any]:
     kept = [outcome for outcome in group if outcome.kept]
     strict = _figures_of(group)
+    medians = {name: float(np.median([outcome.strict_error(name) for outcome in group])) for name in ESTIMATORS}
     return {
         "method": method, "variant": variant, "pairs": len(group), "dropped": len(group) - len(kept),
         "strict": strict, "paper": _figures_of(kept),
         "precision": strict["precision"], "recall": strict["recall"],
         "keypoints": _mean([sum(outcome.keypoints) / 2 for outcome in group]),
         "matches": _mean([outcome.counts.predicted for outcome in group]),
-        "median_corner_error_px": {name: float(np.median([o.strict_error(name) for o in group])) for name in ESTIMATORS},
+        "median_corner_error_px": medians,
     }
 
 

@@ -69,7 +69,8 @@ class DenseTracker:
         inputs = [(normalize_keypoints(points, width, height), scores, descriptors)
                   for points, scores, descriptors in (features0, features1)]
         similarity = self._superglue(*inputs[0], *inputs[1])
-        assignment = log_optimal_transport(similarity, self._superglue.bin_score, SINKHORN_ITERATIONS)[0, :-1, :-1].exp()
+        logarithm = log_optimal_transport(similarity, self._superglue.bin_score, SINKHORN_ITERATIONS)
+        assignment = logarithm[0, :-1, :-1].exp()
         best0, best1 = assignment.max(dim=1), assignment.max(dim=0)
         mutual = best1.indices[best0.indices] == torch.arange(len(assignment))
         return int((mutual & (best0.values > MATCH_THRESHOLD)).sum())
