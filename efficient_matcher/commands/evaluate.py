@@ -133,9 +133,8 @@ def _print(figures: list[dict[str, Any]], config: Config) -> None:
         table.add_row(row["method"], row["variant"], *auc, _percent(row["precision"]), _percent(row["recall"]),
                       f"{row['matches']:.0f}", f"{row['dropped']} of {row['pairs']}")
     console = Console()
-    if console.width < 110 and not console.is_terminal:
-        console = Console(width=110)  # a log file has no width to respect
-    console.print(table)
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(width=max(console.width, needed)).print(table)  # figures cut short would be worse than long lines
 
 
 def _percent(value: float | None) -> str:
