@@ -12,7 +12,7 @@ import numpy as np
 
 from efficient_matcher.core.live import WorkerStats
 from efficient_matcher.records import ModelCard, PairResult
-from efficient_matcher.ros.messages import model_hash
+from efficient_matcher.ros.messages import MessageTypes, model_hash
 
 OK, WARN, ERROR = 0, 1, 2  # levels of diagnostic_msgs/DiagnosticStatus
 RESULTS_KEPT = 100  # results the medians are taken over
@@ -60,16 +60,12 @@ class Health:
         return Status(*_judged(stats, before, recent, is_open), values)
 
 
-def diagnostics_message(status: Status, name: str, stamp: Any) -> Any:
+def diagnostics_message(types: MessageTypes, status: Status, name: str, stamp: Any) -> Any:
     """The status as a diagnostic_msgs/DiagnosticArray of one entry; stamp: a builtin_interfaces/Time."""
-    # imported here, so that the rest of the file works, and is tested, without ROS
-    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-    message = DiagnosticArray()
-    message.header.stamp = stamp
-    message.status = [DiagnosticStatus(level=bytes([status.level]), name=f"{name}: matching", message=status.message,
-                                       hardware_id=name,
-                                       values=[KeyValue(key=key, value=value) for key, value in status.values.items()])]
-    return message
+    entry = types.diagnostic_status(
+        level=types.to_byte(status.level), name=f"{name}: matching", message=status.message, hardware_id=name,
+        values=[types.key_value(key=key, value=value) for key, value in status.values.items()])
+    return types.diagnostic_array(header=types.header(stamp=stamp, frame_id=""), status=[entry])
 
 
 def _medians(recent: np.ndarray) -> dict[str, str]:

@@ -45,7 +45,10 @@ _FORMATS = {number: code for code, number in _DATATYPES.items()}
 
 @dataclass(frozen=True)
 class MessageTypes:
-    """Message classes of one type system; `to_data` turns bytes into what it wants in a uint8[] field."""
+    """Message classes of one type system.
+
+    to_data: turns bytes into what it wants in a uint8[] field; to_byte: an integer into what it wants in a byte field.
+    """
 
     image: Callable[..., Any]
     compressed_image: Callable[..., Any]
@@ -54,25 +57,31 @@ class MessageTypes:
     header: Callable[..., Any]
     time: Callable[..., Any]
     string: Callable[..., Any]
+    diagnostic_array: Callable[..., Any]
+    diagnostic_status: Callable[..., Any]
+    key_value: Callable[..., Any]
     to_data: Callable[[bytes], Any]
+    to_byte: Callable[[int], Any]
 
     @classmethod
     def from_ros(cls) -> MessageTypes:
         """The classes of the ROS installation; raises ImportError without one."""
         from builtin_interfaces.msg import Time
+        from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
         from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
         from std_msgs.msg import Header, String
         # rclpy takes an array.array as it is, but checks bytes element by element.
-        return cls(Image, CompressedImage, PointCloud2, PointField, Header, Time, String,
-                   lambda data: array.array("B", data))
+        return cls(Image, CompressedImage, PointCloud2, PointField, Header, Time, String, DiagnosticArray,
+                   DiagnosticStatus, KeyValue, lambda data: array.array("B", data), lambda value: bytes([value]))
 
     @classmethod
     def from_typestore(cls, typestore: Any) -> MessageTypes:
         """The classes of a rosbags typestore (a ROS 2 one)."""
         names = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2",
                  "sensor_msgs/msg/PointField", "std_msgs/msg/Header", "builtin_interfaces/msg/Time",
-                 "std_msgs/msg/String")
-        return cls(*(typestore.types[name] for name in names), lambda data: np.frombuffer(data, np.uint8))
+                 "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray", "diagnostic_msgs/msg/DiagnosticStatus",
+                 "diagnostic_msgs/msg/KeyValue")
+        return cls(*(typestore.types[name] for name in names), lambda data: np.frombuffer(data, np.uint8), int)
 
 
 def stamp_ns(header: Any) -> int:

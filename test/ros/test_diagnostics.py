@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from efficient_matcher.core.live import WorkerStats
-from efficient_matcher.ros.diagnostics import ERROR, OK, WARN, Health
+from efficient_matcher.ros.diagnostics import ERROR, OK, WARN, Health, Status, diagnostics_message
+from efficient_matcher.ros.messages import MessageTypes
 
 NO_RESTARTS = (0, "")
 
@@ -55,3 +57,16 @@ def test_mostly_invalid_homographies_warn() -> None:
     for inliers in (0, 0, 20):
         health.add(result(30, inliers))
     assert health.status(stats(received=3, processed=3), NO_RESTARTS, is_open=True).level == WARN
+
+
+def test_message_survives_serialisation() -> None:
+    typesys = pytest.importorskip("rosbags.typesys")
+    typestore = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
+    types = MessageTypes.from_typestore(typestore)
+    message = diagnostics_message(types, Status(WARN, "slow", {"dropped": "7"}), "front", types.time(sec=3, nanosec=4))
+    kind = "diagnostic_msgs/msg/DiagnosticArray"
+    back = typestore.deserialize_cdr(typestore.serialize_cdr(message, kind), kind)
+    entry, = back.status
+    assert (entry.level, entry.name, entry.hardware_id, entry.message) == (WARN, "front: matching", "front", "slow")
+    assert [(value.key, value.value) for value in entry.values] == [("dropped", "7")]
+    assert (back.header.stamp.sec, back.header.stamp.nanosec) == (3, 4)

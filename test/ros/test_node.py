@@ -63,10 +63,10 @@ class Bench:
     def show(self, publisher: Any, *messages: Any) -> None:
         """Publishes one message after the other, each after the node has worked on the last."""
         for message in messages:
-            before = self.node._worker.stats()
+            before = self.node.matching.worker.stats()
             publisher.publish(message)
-            assert self.spin_until(lambda: self.node._worker.stats().received > before.received), "image did not arrive"
-            assert self.node._worker.wait_idle(PATIENCE_S)
+            assert self.spin_until(lambda: self.node.matching.worker.stats().received > before.received), "image did not arrive"
+            assert self.node.matching.worker.wait_idle(PATIENCE_S)
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         future = self.peer.create_client(kind, name).call_async(request)

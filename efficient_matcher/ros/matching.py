@@ -1,0 +1,173 @@
+"""The node without its transport: what is matched and published, for rclpy and plain DDS alike.
+
+A transport brings messages to `Inputs`' callbacks, offers `Publishers`, and calls `update_inputs` and
+`publish_diagnostics` in its own rhythm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from efficient_matcher.config import Config
+from efficient_matcher.core.live import LatestFrameWorker, WorkerStats
+from efficient_matcher.core.pipeline import Matcher
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.records import PairResult
+from efficient_matcher.ros.diagnostics import Health, Status, diagnostics_message
+from efficient_matcher.ros.messages import MessageTypes, info_message
+from efficient_matcher.ros.stream import CameraStream, Output
+
+NAME = "efficient_matcher"
+LAZY_PERIOD_S = 0.25  # how often a transport that has no event for it asks whether somebody subscribes
+LOG_PERIOD_S = 5.0
+
+
+class Publisher(Protocol):
+    """The part of an rclpy publisher that is needed."""
+
+    def publish(self, message: Any) -> None:
+        """Sends a message; callable from any thread."""
+
+    def get_subscription_count(self) -> int:
+        """How many subscriptions are matched."""
+
+
+@dataclass(frozen=True)
+class Publishers:
+    """One per topic."""
+
+    matches: Publisher
+    homography: Publisher
+    debug_image: Publisher
+    info: Publisher
+    diagnostics: Publisher
+
+
+class Inputs(Protocol):
+    """The camera subscriptions, opened and closed as a whole."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether they are subscribed."""
+
+    @property
+    def topics(self) -> list[str]:
+        """The image topics, with their full names."""
+
+    def open(self) -> None:
+        """Subscribes; nothing happens when subscribed already."""
+
+    def close(self) -> None:
+        """Unsubscribes."""
+
+
+MakeInputs = Callable[[Callable[[tuple[Any, ...]], None], Callable[[int, Any], None]], Inputs]
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """What a transport wants to hear; all but on_warning are called in the worker thread.
+
+    on_warning: one line, once of each kind. on_failure: one line for each image that could not be used.
+    on_result: each result that was published. is_up: False once nothing can be published any more.
+    """
+
+    on_warning: Callable[[str], None]
+    on_failure: Callable[[str], None]
+    on_result: Callable[[PairResult], None] = lambda result: None
+    is_up: Callable[[], bool] = lambda: True
+
+
+class Matching:
+    """Images to results on the topics of the node, in a worker thread that takes the newest image.
+
+    make_inputs is given the callbacks for images (a tuple of one message, or of a stereo pair) and for CameraInfos
+    (index of the camera, message). Raises MatcherError when the model cannot be loaded.
+    """
+
+    def __init__(self, config: Config, types: MessageTypes, publishers: Publishers, make_inputs: MakeInputs,
+                 listeners: Listeners) -> None:
+        self._config, self._types, self._publishers, self._listeners = config, types, publishers, listeners
+        self._matcher = Matcher.from_bundle(config.model.bundle, config)
+        self._health = Health(self._matcher.card)
+        self._frame_ids: tuple[str, ...] | None = None
+        self._enabled = True
+        self.stream = CameraStream(self._matcher, listeners.on_warning)
+        self.worker = LatestFrameWorker(self.stream.process, self._publish, self._report_failure)
+        self.inputs = make_inputs(self.worker.submit, self.stream.set_camera_info)
+
+    @property
+    def matcher(self) -> Matcher:
+        """The matcher in use."""
+        return self._matcher
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self._config
+
+    def stats(self) -> WorkerStats:
+        """Counters and latencies of the worker."""
+        return self.worker.stats()
+
+    def start(self) -> None:
+        """Subscribes if results are wanted, and publishes `~/info`."""
+        self.update_inputs()
+        self._publish_info()
+
+    def stop(self) -> bool:
+        """Ends the worker after the image in work; whether it did in time. To be called before publishers go away."""
+        return self.worker.stop()
+
+    def enable(self, enabled: bool) -> None:
+        """Goes on, or pauses without subscriptions."""
+        self._enabled = enabled
+        self.update_inputs()
+
+    def reconfigure(self, config: Config) -> None:
+        """Takes new values of dynamic settings from the next image on."""
+        self._config = config
+        self._matcher.reconfigure(config)
+
+    def update_inputs(self) -> None:
+        """Subscribes to the cameras while results are wanted, else not."""
+        if self._wanted() and not self.inputs.is_open:
+            self.stream.reset()
+            self.inputs.open()
+        elif not self._wanted():
+            self.inputs.close()
+
+    def publish_diagnostics(self, name: str, stamp: Any) -> Status:
+        """Publishes what happened since the last call as `name`, and returns it; stamp: a builtin_interfaces/Time."""
+        status = self._health.status(self.worker.stats(), self.stream.restarts, self.inputs.is_open)
+        self._publishers.diagnostics.publish(diagnostics_message(self._types, status, name, stamp))
+        return status
+
+    def _wanted(self) -> bool:
+        results = (self._publishers.matches, self._publishers.homography, self._publishers.debug_image)
+        lazy = self._config.node.lazy
+        return self._enabled and (not lazy or any(p.get_subscription_count() for p in results))
+
+    def _publish(self, output: Output) -> None:
+        if not self._listeners.is_up():
+            return
+        if self.stream.frame_ids != self._frame_ids:
+            self._publish_info()
+        publishers = self._publishers
+        publishers.matches.publish(output.matches(self._types))
+        publishers.homography.publish(output.homography(self._types))
+        self._health.add(output.result)
+        self._listeners.on_result(output.result)
+        if publishers.debug_image.get_subscription_count():
+            publishers.debug_image.publish(output.debug_image(self._types, self._config.node.debug_max_matches))
+
+    def _publish_info(self) -> None:
+        self._frame_ids = self.stream.frame_ids
+        self._publishers.info.publish(info_message(self._types, self._matcher.card, self._frame_ids))
+
+    def _report_failure(self, error: Exception) -> None:
+        """The image is counted in the diagnostics, and the next one is taken."""
+        self._listeners.on_failure(str(error) if isinstance(error, MatcherError)
+                                   else f"{type(error).__name__}: {error}")
