@@ -64,3 +64,9 @@ def test_result_folder_through_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MatcherError, match="cannot be used for results"):
         result_folder(tmp_path / "file" / "out", ())
+
+
+def test_a_file_in_place_of_the_folder_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("no folder")
+    with pytest.raises(MatcherError, match="b.txt: cannot be written"):
+        write_text_atomic(tmp_path / "a" / "b.txt", "text")
