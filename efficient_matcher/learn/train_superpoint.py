@@ -37,10 +37,11 @@ class SuperPointTraining:
     correspondences: int = 96  # per direction
     repeat_px: float = 3.0  # peaks this close under the true warp are one place
     location_weight: float = 1.0
+    location_weight_at_end: float = 0.3  # labels are a third of a pixel rough; repeated peaks know better
     descriptor_weight: float = 1.0
-    reprojection_weight: float = 1.0
+    reprojection_weight: float = 2.0
     reprojection_from: float = 0.05  # share of the run after which peaks are worth moving
-    reprojection_full: float = 0.35
+    reprojection_full: float = 0.65
     self_label_from: float = 0.45
     self_label_weight: float = 0.5  # the labels keep the rest
     description: dict[str, object] = field(default_factory=dict)  # of the data, kept with the weights
@@ -88,24 +89,29 @@ def superpoint_loss(
     partner, visible0, visible1 = losses.repeated_peaks(points0, points1, found0, found1, batch.H_0to1, size,
                                                         config.repeat_px)
     mass = losses.draw_labels(batch.labels, shape)
-    detector = losses.detector_loss(logits, mass)
+    detector, location = losses.detector_loss(logits, mass), losses.location_loss(logits, mass)
     if progress >= config.self_label_from:
         own, counts = losses.self_labels(points0, points1, partner, visible0, visible1, batch.H_0to1, size)
         detector = torch.lerp(detector, losses.detector_loss(logits, own, counts), config.self_label_weight)
-    location = losses.location_loss(logits, mass)
+        location = torch.lerp(location, losses.location_loss(logits, own), config.self_label_weight)
     reprojection = losses.reprojection_loss(points0, points1, partner, batch.H_0to1)
     descriptor = _descriptor_loss(learner, coarse, points0, points1, visible0, visible1, batch.H_0to1, config)
-    total = (detector + config.location_weight * location + config.descriptor_weight * descriptor
-             + _ramp(progress, config) * reprojection)
+    total = (detector + _location_weight(progress, config) * location + config.descriptor_weight * descriptor
+             + _reprojection_weight(progress, config) * reprojection)
     repeated = (partner >= 0).sum() / visible0.sum().clamp(min=1)
     parts = {"detector": detector, "location": location, "descriptor": descriptor, "reprojection_px": reprojection,
              "repeated": repeated}
     return total, {name: part.item() for name, part in parts.items()}
 
 
-def _ramp(progress: float, config: SuperPointTraining) -> float:
+def _reprojection_weight(progress: float, config: SuperPointTraining) -> float:
     span = config.reprojection_full - config.reprojection_from
     return config.reprojection_weight * float(np.clip((progress - config.reprojection_from) / span, 0, 1))
+
+
+def _location_weight(progress: float, config: SuperPointTraining) -> float:
+    late = max(0.0, (progress - config.self_label_from) / (1 - config.self_label_from))
+    return config.location_weight + late * (config.location_weight_at_end - config.location_weight)
 
 
 def _descriptor_loss(
