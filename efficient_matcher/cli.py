@@ -10,7 +10,7 @@ import sys
 
 PACKAGES = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
 EXTRAS = {"typer": "replay", "rich": "replay", "rosbags": "replay", "torch": "train", "safetensors": "train",
-          "onnx": "train", "onnxscript": "train", "skimage": "demo"}
+          "onnx": "train", "onnxscript": "train", "skimage": "demo", "cyclonedds": "dds"}
 
 
 def main() -> int:

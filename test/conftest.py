@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ CELL = 8
 PATCH = 7  # coarse cells across the tiny extractor's descriptor
 MATCH_SCALE = 50.0
 MATCH_DUSTBIN = 42.0
+LOOPBACK = ('<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo" multicast="false"/></Interfaces>'
+            "</General></Domain></CycloneDDS>")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,21 @@ def textured_image() -> np.ndarray:
 def warped_pair() -> WarpedPair:
     """A 320x240 pair of small motion with its true homography."""
     return warped()
+
+
+@pytest.fixture()
+def loopback(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Plain DDS on the loopback interface only, here and in processes started here; gives the domain.
+
+    Of this process, and below 100: the ports of higher ones are those the system gives to anybody.
+    """
+    domain = 10 + os.getpid() % 90
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("CYCLONEDDS_URI", LOOPBACK)
+    for name in ("ROS_STATIC_PEERS", "ROS_LOCALHOST_ONLY", "ROS_DISTRO"):
+        monkeypatch.delenv(name, raising=False)
+    return domain
 
 
 @pytest.fixture(scope="session")

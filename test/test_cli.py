@@ -15,7 +15,8 @@ import pytest
 from efficient_matcher import cli
 
 pytest.importorskip("typer")
-COMMANDS = ("replay", "match", "make-bag", "dump-config", "info", "demo", "export", "train", "evaluate", "bench")
+COMMANDS = ("replay", "live", "match", "make-bag", "dump-config", "info", "demo", "export", "train", "evaluate",
+            "bench")
 
 
 @pytest.fixture()

@@ -82,6 +82,32 @@ def replay(
 
 
 @app.command()
+def live(
+    image: Annotated[str, typer.Option("--image", metavar="TOPIC", help="Image topic, raw or its /compressed.")],
+    camera_info: Annotated[Optional[str], typer.Option(
+        "--camera-info", metavar="TOPIC", help="CameraInfo topic. [dim]default: beside the image topic[/dim]")] = None,
+    name: Annotated[str, typer.Option(
+        "--name", help="Name of the node, with its namespace if any.")] = "efficient_matcher",
+    domain: Annotated[Optional[int], typer.Option(
+        "--domain", min=0, max=232, help="DDS domain. [dim]default: ROS_DOMAIN_ID[/dim]")] = None,
+    mode: Annotated[Optional[Mode], typer.Option("--mode", help="Match with the previous frame or a keyframe.")] = None,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    seconds: Annotated[Optional[float], typer.Option("--seconds", min=0.1, help="Stop after so long.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Run the node on a machine without ROS: subscribe to a camera and publish matches over plain DDS. Experimental.
+
+    Ctrl-C ends it and prints the table. Finds nodes as ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE say.
+    """
+    from efficient_matcher.commands import live as command
+    settings = settings_of(config, set_, bundle, threads, track__mode=None if mode is None else mode.value)
+    command.run(command.LiveOptions(image, camera_info, name, domain, settings, json, seconds))
+
+
+@app.command()
 def match(
     image0: Annotated[Path, typer.Argument(metavar="A", help="Reference image file.")],
     image1: Annotated[Path, typer.Argument(metavar="B", help="Current image file.")],

@@ -1,8 +1,9 @@
-"""The numbers of a replay: collected pair by pair, written as JSON and shown as a table."""
+"""The numbers of a run: collected pair by pair, written as JSON and shown as a table."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import MutableSequence
 from typing import Any
 
 from efficient_matcher.commands.common import distribution
@@ -16,24 +17,23 @@ _PAIR_ROWS = (("matches", "matches", 1, 0), ("inliers", "inliers", 1, 0), ("inli
 
 
 class Summary:
-    """Counts and distributions over a run."""
+    """Counts over a run, and distributions over all of it or over the latest `kept` pairs."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int | None = None) -> None:
+        self._kept = kept
         self.received = 0
         self.processed = 0
+        self.dropped = 0  # only where frames come by themselves; offline, each waits for the one before
         self.failures: Counter[str] = Counter()
         self.restarts: Counter[str] = Counter()
+        self.pairs = 0  # added so far
         self._valid = 0
-        self._values: dict[str, list[float]] = {"matches": [], "inliers": [], "inlier_share": [], "rmse_px": []}
-        self._timings: dict[str, list[float]] = {}
-
-    @property
-    def pairs(self) -> int:
-        """How many pairs were added."""
-        return len(self._values["matches"])
+        self._values: dict[str, MutableSequence[float]] = {name: deque(maxlen=kept) for name, *_ in _PAIR_ROWS}
+        self._timings: dict[str, MutableSequence[float]] = {}
 
     def add(self, result: PairResult) -> None:
         """Count one pair."""
+        self.pairs += 1
         matches, inliers = len(result.matches), int(result.homography.inliers.sum())
         self._valid += result.homography.valid
         self._values["matches"].append(matches)
@@ -46,14 +46,14 @@ class Summary:
 
     def add_timing(self, stage: str, milliseconds: float) -> None:
         """Count the time of a stage that is not part of a pair."""
-        self._timings.setdefault(stage, []).append(milliseconds)
+        self._timings.setdefault(stage, deque(maxlen=self._kept)).append(milliseconds)
 
     def as_dict(self) -> dict[str, Any]:
         """Frames, restarts, pairs and latencies, ready for JSON."""
         return {
             "frames": {"received": self.received, "processed": self.processed,
-                       "dropped": 0,  # offline, each frame waits for the one before
-                       "failed": sum(self.failures.values()), "failed_reasons": _listed(self.failures)},
+                       "dropped": self.dropped, "failed": sum(self.failures.values()),
+                       "failed_reasons": _listed(self.failures)},
             "restarts": {"count": sum(self.restarts.values()), "reasons": _listed(self.restarts)},
             "pairs": {"count": self.pairs, "valid": self._valid,
                       "valid_share": self._valid / self.pairs if self.pairs else None,
@@ -64,15 +64,20 @@ class Summary:
 
 def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     """What was replayed and how it went, as rows of a table."""
+    rows = [("bag", f"{report['bag']}  {report['topic']}"), *counts(report)]
+    return rows + [(f"-> {name}", str(path)) for name, path in report["outputs"].items() if path]
+
+
+def counts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Model, frames, restarts and pairs as rows of a table."""
     frames, pairs, restarts = report["frames"], report["pairs"], report["restarts"]
-    counts = ", ".join(f"{frames[name]} {name}" for name in ("received", "processed", "dropped", "failed"))
+    numbers = ", ".join(f"{frames[name]} {name}" for name in ("received", "processed", "dropped", "failed"))
     share = "" if pairs["valid_share"] is None else f" ({100 * pairs['valid_share']:.1f} %)"
-    rows = [("bag", f"{report['bag']}  {report['topic']}"), ("model", report["bundle"]["name"]), ("frames", counts)]
+    rows = [("model", report["bundle"]["name"]), ("frames", numbers)]
     rows += [("  failed", f"{count} x {reason}") for reason, count in frames["failed_reasons"].items()]
     rows += [("restarts", str(restarts["count"]))]
     rows += [("  restarted", f"{count} x {reason}") for reason, count in restarts["reasons"].items()]
-    rows += [("pairs", f"{pairs['count']}, of them valid {pairs['valid']}{share}")]
-    return rows + [(f"-> {name}", str(path)) for name, path in report["outputs"].items() if path]
+    return rows + [("pairs", f"{pairs['count']}, of them valid {pairs['valid']}{share}")]
 
 
 def distributions(report: dict[str, Any]) -> list[tuple[str, ...]]:
