@@ -157,8 +157,9 @@ class DdsNode:
     def published_topics(self) -> dict[str, str]:
         """The topics of ROS publishers that were discovered until now, with their types as sensor_msgs/msg/Image."""
         reader = BuiltinDataReader(self._participant, BuiltinTopicDcpsPublication)
-        found = {sample.topic_name: sample.type_name for sample in reader.take(N=10_000) if hasattr(sample, "type_name")}
+        samples = [sample for sample in reader.take(N=10_000) if hasattr(sample, "type_name")]  # others have gone away
         _delete(reader)
+        found = {sample.topic_name: sample.type_name for sample in samples}
         return {name[2:]: kind.replace("::dds_::", "::").rstrip("_").replace("::", "/")
                 for name, kind in sorted(found.items()) if name.startswith("rt/")}
 

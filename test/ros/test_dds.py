@@ -16,8 +16,8 @@ from cyclonedds.sub import DataReader  # noqa: E402
 from cyclonedds.topic import Topic  # noqa: E402
 
 from efficient_matcher.errors import MatcherError  # noqa: E402
-from efficient_matcher.ros.dds import (DISCOVERY_TOPIC, DISCOVERY_TYPE, DdsNode, latched_qos, reliable_qos,  # noqa: E402
-                                       sensor_qos)
+from efficient_matcher.ros.dds import DISCOVERY_TOPIC, DISCOVERY_TYPE, DdsNode  # noqa: E402
+from efficient_matcher.ros.dds import latched_qos, reliable_qos, sensor_qos  # noqa: E402
 
 STRING = "std_msgs/msg/String"
 PATIENCE_S = 20.0  # only reached by a failure

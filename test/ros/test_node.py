@@ -62,11 +62,12 @@ class Bench:
 
     def show(self, publisher: Any, *messages: Any) -> None:
         """Publishes one message after the other, each after the node has worked on the last."""
+        worker = self.node.matching.worker
         for message in messages:
-            before = self.node.matching.worker.stats()
+            before = worker.stats()
             publisher.publish(message)
-            assert self.spin_until(lambda: self.node.matching.worker.stats().received > before.received), "image did not arrive"
-            assert self.node.matching.worker.wait_idle(PATIENCE_S)
+            assert self.spin_until(lambda: worker.stats().received > before.received), "image did not arrive"
+            assert worker.wait_idle(PATIENCE_S)
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         future = self.peer.create_client(kind, name).call_async(request)
