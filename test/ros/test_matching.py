@@ -1,0 +1,118 @@
+"""The node without a transport: publishers that remember, inputs that only know whether they are open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from efficient_matcher.config import Config
+from efficient_matcher.core.geometry import corner_error
+from efficient_matcher.ros.matching import Listeners, Matching, Publishers
+from efficient_matcher.ros.messages import MessageTypes, image_message, make_header, unpack_homography
+
+
+class Recorder:
+    """A publisher."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.subscribers = 0
+
+    def publish(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def get_subscription_count(self) -> int:
+        return self.subscribers
+
+
+class Bench:
+    """A Matching, its publishers and what its listeners heard."""
+
+    def __init__(self, config: Config, types: MessageTypes) -> None:
+        self.out = Publishers(*(Recorder() for _ in range(5)))
+        self.failures: list[str] = []
+        self.results: list[Any] = []
+        self.up = True
+        self.types = types
+        self.matching = Matching(config, types, self.out, self.make_inputs, Listeners(
+            print, self.failures.append, self.results.append, lambda: self.up))
+
+    def make_inputs(self, on_images: Any, on_info: Any) -> Any:
+        def switch(is_open: bool) -> None:
+            self.inputs.is_open = is_open
+
+        self.submit = on_images
+        self.inputs = SimpleNamespace(is_open=False, topics=["/image"], open=lambda: switch(True),
+                                      close=lambda: switch(False))
+        return self.inputs
+
+    def show(self, image: np.ndarray, milliseconds: int, **changes: Any) -> None:
+        message = image_message(self.types, make_header(self.types, milliseconds * 1_000_000, "camera"), image)
+        message.__dict__.update(changes)
+        self.submit((message,))
+        assert self.matching.worker.wait_idle(30)
+
+
+@pytest.fixture()
+def bench(tiny_bundle: Path) -> Any:
+    typesys = pytest.importorskip("rosbags.typesys")
+    types = MessageTypes.from_typestore(typesys.get_typestore(typesys.Stores.ROS2_HUMBLE))
+    config = Config().with_values({"model.bundle": str(tiny_bundle), "input.width": 320, "input.height": 240,
+                                   "model.threads": 1})
+    made = Bench(config, types)
+    yield made
+    made.matching.stop()
+
+
+def test_inputs_follow_subscribers_and_the_switch(bench: Bench) -> None:
+    bench.matching.start()
+    assert not bench.inputs.is_open
+    bench.out.homography.subscribers = 1
+    bench.matching.update_inputs()
+    assert bench.inputs.is_open
+    bench.matching.enable(False)
+    assert not bench.inputs.is_open
+    bench.matching.enable(True)
+    assert bench.inputs.is_open
+    bench.out.homography.subscribers = 0
+    bench.matching.update_inputs()
+    assert not bench.inputs.is_open
+    bench.matching.reconfigure(bench.matching.config.with_values({"node.lazy": False}))
+    bench.matching.update_inputs()
+    assert bench.inputs.is_open
+
+
+def test_a_result_goes_to_its_topics_and_a_picture_only_to_who_asks(bench: Bench, warped_pair: Any) -> None:
+    bench.matching.start()
+    bench.show(warped_pair.image0, 0)
+    bench.show(warped_pair.image1, 33)
+    assert [len(publisher.sent) for publisher in (bench.out.matches, bench.out.homography, bench.out.debug_image)] == [
+        1, 1, 0]
+    row = unpack_homography(bench.out.homography.sent[0])[0]
+    assert corner_error(row["H"].reshape(3, 3), warped_pair.matrix, (320, 240)) < 1.0 and len(bench.results) == 1
+    # announced at the start, and again when the camera's frame_id became known
+    assert [json.loads(message.data)["cameras"] for message in bench.out.info.sent] == [{}, {"0": "camera"}]
+    bench.out.debug_image.subscribers = 1
+    bench.show(warped_pair.image0, 66)
+    assert bench.out.debug_image.sent[0].encoding == "bgr8"
+
+
+def test_a_failure_is_told_in_one_line_and_diagnosed(bench: Bench, warped_pair: Any) -> None:
+    bench.matching.enable(True)
+    bench.show(warped_pair.image0, 0, encoding="mono99")
+    assert len(bench.failures) == 1 and "mono99" in bench.failures[0]
+    status = bench.matching.publish_diagnostics("front", bench.types.time(sec=1, nanosec=2))
+    entry, = bench.out.diagnostics.sent[0].status
+    assert entry.name == "front: matching" and status.values["failed"] == "1"
+
+
+def test_nothing_is_published_once_the_transport_is_down(bench: Bench, warped_pair: Any) -> None:
+    bench.up = False
+    bench.show(warped_pair.image0, 0)
+    bench.show(warped_pair.image1, 33)
+    assert bench.out.matches.sent == [] and bench.failures == []
