@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
-from cyclonedds.core import DDSException, InstanceState, ReadCondition, SampleState, ViewState, WaitSet
+from cyclonedds.core import DDSException, GuardCondition, InstanceState, ReadCondition, SampleState, ViewState, WaitSet
 from cyclonedds.domain import Domain, DomainParticipant
 from cyclonedds.pub import DataWriter
 from cyclonedds.qos import Policy, Qos
@@ -113,6 +113,7 @@ class DdsNode:
         self.types = MessageTypes.from_typestore(self._typestore)
         self._participant = _participant(self.domain)
         self._waitset = WaitSet(self._participant)
+        self._waitset.attach(GuardCondition(self._participant))  # never set: without anything it would not wait at all
         self._publishers: list[DdsPublisher] = []
         self._subscriptions: list[DdsSubscription] = []
         self._graph = self._publisher(DISCOVERY_TYPE, DISCOVERY_TOPIC, latched_qos())

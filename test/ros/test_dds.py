@@ -104,6 +104,12 @@ def test_bytes_that_are_no_message_are_reported_and_the_next_one_is_taken(make_n
     assert len(errors) == 1 and errors[0].startswith("/chatter: ")
 
 
+def test_a_node_without_subscriptions_waits(make_node: Callable[[str], DdsNode]) -> None:
+    node, start = make_node("idle"), monotonic()
+    node.spin_once(0.2)
+    assert monotonic() - start > 0.15  # else the idle node would keep a core busy
+
+
 def test_publishers_can_be_listed(make_node: Callable[[str], DdsNode]) -> None:
     talker, listener = make_node("talker"), make_node("listener")
     talker.create_publisher("sensor_msgs/msg/CompressedImage", "camera/image/compressed", sensor_qos())
