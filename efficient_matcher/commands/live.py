@@ -77,13 +77,13 @@ class _Live:
     def run(self, stop: StopSignals) -> None:
         """Until stopped or out of time."""
         _say(self._greeting())
-        start = time.monotonic()
-        end = start + (float("inf") if self._options.seconds is None else self._options.seconds)
         with _status_line() as show:
             def on_status(status: Status) -> None:
                 self._was_open |= self.node.matching.inputs.is_open
                 show(status)
 
+            start = time.monotonic()
+            end = start + (float("inf") if self._options.seconds is None else self._options.seconds)
             self.node.spin(lambda: not stop.requested and time.monotonic() < end, on_status)
         self._seconds = time.monotonic() - start
 
@@ -91,7 +91,7 @@ class _Live:
         """Why a run that came to its end saw no image, in one line; None if it did."""
         if self.node.matching.stats().received:
             return None
-        if not self._was_open:
+        if not (self._was_open or self.node.matching.inputs.is_open):
             return ("nobody subscribed to the results, so no image was taken; "
                     "--set node.lazy=false matches all the same")
         kinds = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
