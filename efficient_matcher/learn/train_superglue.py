@@ -28,7 +28,7 @@ class SuperGlueTraining:
 
     network: SuperGlueConfig = COMPACT
     views: ViewConfig = ViewConfig()
-    loop: LoopConfig = LoopConfig(steps=2400, learning_rate=1e-3, weight_decay=1e-4)
+    loop: LoopConfig = LoopConfig(steps=2000, learning_rate=1e-4, warmup_steps=100)
     pairs: int = 8  # per step and process, at first
     keypoints: int = 256  # at first: twice as many pairs in the same time
     all_keypoints_from: float = 0.7  # share of the run after which all keypoints of a view take part
