@@ -57,7 +57,10 @@ def draw_overlay(result: PairResult, max_matches: int = 200, caption: str | None
 
 
 class TrackDrawing:
-    """Draws tracks with tails over several frames; feed it every result in turn."""
+    """Draws tracks with tails over several frames; feed it every result in turn.
+
+    An outlier ends its tail: a wrong match would draw a line across the picture for as long as its track is seen.
+    """
 
     def __init__(self, length: int = 12) -> None:
         self._length = length
@@ -69,17 +72,17 @@ class TrackDrawing:
             return draw_overlay(result, max_matches, caption)
         points0, points1 = _frame_points(result.points0, result.frame1), _frame_points(result.points1, result.frame1)
         picture = _canvas(result.frame1, result.features1)
-        tails = {}
-        for index, track in enumerate(result.track_ids.tolist()):
-            tail = self._tails.get(track) or deque([points0[index]], self._length)
-            tail.append(points1[index])
-            tails[track] = tail
-        self._tails = tails
+        tails = [self._tails.get(track) or deque([points0[index]], self._length)
+                 for index, track in enumerate(result.track_ids.tolist())]
+        for tail, point in zip(tails, points1):
+            tail.append(point)
         colours = _colours(result)
         for index in _drawing_order(result, max_matches):
-            tail = tails[int(result.track_ids[index])]
+            tail = tails[index] if result.homography.inliers[index] else (tails[index][-2], points1[index])
             cv2.polylines(picture, [_fixed(np.array(tail))], False, colours[index], 1, cv2.LINE_AA, _SUBPIXEL_BITS)
             _dot(picture, points1[index], colours[index])
+        self._tails = {track: tail if inlier else deque([tail[-1]], self._length) for track, tail, inlier
+                       in zip(result.track_ids.tolist(), tails, result.homography.inliers)}
         return _with_bar(picture, caption_of(result) if caption is None else caption)
 
 

@@ -81,6 +81,13 @@ def test_tracks_keep_their_tails_while_seen() -> None:
     assert set(drawing._tails) == {7, 8}
 
 
+def test_an_outlier_ends_the_tail_of_its_track() -> None:
+    drawing = TrackDrawing()
+    outlier_first = drawing.draw(result(track_ids=[4, 5], shift=40))
+    assert is_outlier(outlier_first[BAR_HEIGHT + 45, 60])  # half way from x = 50 to x = 70
+    assert [len(drawing._tails[track]) for track in (4, 5)] == [2, 1]
+
+
 def test_homography_beyond_all_pixels_draws_no_outline() -> None:
     far = result()
     wild = Homography(np.array([[1, 0, 1e9], [0, 1, 0], [0, 0, 1.0]]), far.homography.inliers, np.zeros((8, 8)), 0.0)
