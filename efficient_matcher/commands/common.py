@@ -48,7 +48,7 @@ def print_table(title: str, rows: Iterable[Sequence[str]] | Mapping[str, str], c
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-    table = Table("", *columns, title=title, title_justify="left", show_header=bool(columns))
+    table = Table("", *(columns or [""]), title=title, title_justify="left", show_header=bool(columns))
     table.columns[0].style, table.columns[0].no_wrap = "bold", True
     for column in table.columns[1:]:
         column.justify, column.overflow = ("right" if columns else "left"), "fold"  # nothing is cut off

@@ -45,3 +45,12 @@ def test_brackets_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -
     pytest.importorskip("rich")
     print_table("title", [("file", "run[bold].mcap")])
     assert "run[bold].mcap" in capsys.readouterr().out
+
+
+def test_long_cells_are_folded_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    digest = "0123456789abcdef" * 8
+    print_table("title", [("hash", digest)])
+    shown = capsys.readouterr().out
+    assert "\u2026" not in shown
+    assert "".join(character for character in shown if character in "0123456789abcdef").endswith(digest)
