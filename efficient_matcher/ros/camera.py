@@ -43,6 +43,8 @@ class CameraModel:
             raise MatcherError(f"camera_info: unknown distortion_model '{model}'")
         matrix, distortion = _values(info, "k").reshape(3, 3), _values(info, "d")
         rectified = _values(info, "p").reshape(3, 4)[:, :3]
+        if not all(np.isfinite(values).all() for values in (matrix, distortion, rectified)):
+            raise MatcherError("camera_info: k, d or p is not finite")
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
             raise MatcherError("camera_info: not calibrated, k is zero")
         fisheye = model in FISHEYE_MODELS

@@ -102,3 +102,9 @@ def test_rectified_image_without_p_is_named() -> None:
     model = CameraModel.from_message(camera_info(p=np.zeros(12)))
     with pytest.raises(MatcherError, match="p is zero"):
         model.rays(np.zeros((1, 2), np.float32), SIZE, undistort=False)
+
+
+@pytest.mark.parametrize("field", [{"k": np.full(9, np.nan)}, {"d": [np.inf] * 5}, {"p": np.full(12, np.nan)}])
+def test_calibration_that_is_no_number_is_named(field: dict) -> None:
+    with pytest.raises(MatcherError, match="k, d or p is not finite"):
+        CameraModel.from_message(camera_info(**field))
