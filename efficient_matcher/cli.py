@@ -6,6 +6,7 @@ where nothing but the standard library is installed, so that a missing module is
 
 from __future__ import annotations
 
+import os
 import sys
 
 PACKAGES = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
@@ -15,6 +16,8 @@ EXTRAS = {"typer": "replay", "rich": "replay", "rosbags": "replay", "torch": "tr
 
 def main() -> int:
     """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    # A damaged image is counted and named; OpenCV would print a line of its own for each.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     try:
         from efficient_matcher.commands.app import app
         return app(prog_name="efficient-matcher", standalone_mode=True) or 0
