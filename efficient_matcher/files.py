@@ -56,14 +56,19 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def result_folder(path: Path | str, contents: Iterable[str], overwrite: bool = False) -> Path:
+def result_folder(path: Path | str, contents: Iterable[str], overwrite: bool = False,
+                  source: Path | str | None = None) -> Path:
     """An existing folder `path` free for results named `contents`.
 
     Files of those names from an earlier run are removed when `overwrite`; other files are never touched.
-    Raises MatcherError when there are such files and not `overwrite`, or the folder cannot be made.
+    Raises MatcherError when there are such files and not `overwrite`, when one of them is or holds `source`, which
+    the results are made from, or when the folder cannot be made.
     """
     path = Path(path)
     taken = [path / name for name in contents if (path / name).exists()]
+    for entry in taken:
+        if source is not None and Path(source).resolve().is_relative_to(entry.resolve()):
+            raise MatcherError(f"{entry}: is what the results are made from; choose another --out")
     if taken and not overwrite:
         raise MatcherError(f"{taken[0]}: exists already; choose another --out, or --overwrite")
     try:

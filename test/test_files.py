@@ -70,3 +70,12 @@ def test_a_file_in_place_of_the_folder_is_one_clear_line(tmp_path: Path) -> None
     (tmp_path / "a").write_text("no folder")
     with pytest.raises(MatcherError, match="b.txt: cannot be written"):
         write_text_atomic(tmp_path / "a" / "b.txt", "text")
+
+
+@pytest.mark.parametrize("source", ["bag", "bag/run.mcap"])
+def test_overwriting_spares_what_the_results_are_made_from(tmp_path: Path, source: str) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "run.mcap").write_text("precious")
+    with pytest.raises(MatcherError, match="bag: is what the results are made from"):
+        result_folder(tmp_path, ("bag",), overwrite=True, source=tmp_path / source)
+    assert (tmp_path / "bag" / "run.mcap").read_text() == "precious"

@@ -67,17 +67,17 @@ def replay(options: ReplayOptions, stop: StopSignals | None = None) -> dict[str,
     stop = stop or StopSignals()
     with ImageBag(options.bag, options.topic) as bag:
         matcher = Matcher.from_bundle(options.config.model.bundle, options.config)
-        folder = result_folder(options.folder, (BAG_NAME, SUMMARY_NAME, VIDEO_NAME, STRIP_NAME), options.overwrite)
+        results = BAG_NAME, SUMMARY_NAME, VIDEO_NAME, STRIP_NAME
+        folder = result_folder(options.folder, results, options.overwrite, options.bag)
         run = _Run(options, bag, matcher, folder)
         try:
             run.process(stop)
+            if not run.summary.processed and not stop.requested:
+                raise SourceError(f"{bag.path}: no usable image on {bag.topic}: {run.most_common_failure()}")
         except MatcherError as error:
             run.finish(stopped=False, error=str(error))
             raise
-        report = run.finish(stopped=stop.requested)
-    if not run.summary.processed and not stop.requested:
-        raise SourceError(f"{bag.path}: no usable image on {bag.topic}: {_most_common(run.summary)}")
-    return report
+        return run.finish(stopped=stop.requested)
 
 
 class _Run:
@@ -87,7 +87,7 @@ class _Run:
         self._options, self._bag, self._folder, self._matcher = options, bag, folder, matcher
         self.summary = Summary()
         self._picture: Path | None = None
-        self._camera = _Camera(bag.camera_info(), options.config.node.undistort)
+        self._camera = _Camera(bag, options.config.node.undistort)
 
     def process(self, stop: StopSignals) -> None:
         """All frames; the output bag is closed whole however this ends."""
@@ -104,6 +104,14 @@ class _Run:
                         pictures.add(result)
         finally:
             self._picture = pictures.close()
+
+    def most_common_failure(self) -> str:
+        """Why most of the messages could not be used."""
+        failures = self.summary.failures + self._bag.skipped
+        if not failures:
+            return "it has none"
+        reason, count = failures.most_common(1)[0]
+        return f"{count} of {self._bag.message_count} messages failed: {reason}"
 
     def finish(self, stopped: bool, error: str | None = None) -> dict[str, Any]:
         """Write the summary; returns it."""
@@ -180,14 +188,18 @@ class _Output:
 class _Camera:
     """Rays by the bag's CameraInfo; `problem` says why there are none."""
 
-    def __init__(self, info: Any | None, undistort: bool) -> None:
-        self.problem = "the bag has no camera_info beside the images" if info is None else ""
+    def __init__(self, bag: ImageBag, undistort: bool) -> None:
+        self.problem = ""
         self._undistort = undistort
         self._model: CameraModel | None = None
         try:
-            self._model = None if info is None else CameraModel.from_message(info)
-        except (MatcherError, ValueError) as error:
-            self.problem = str(error)
+            info = bag.camera_info()
+            if info is None:
+                self.problem = "the bag has no camera_info beside the images"
+            else:
+                self._model = CameraModel.from_message(info)
+        except MatcherError as error:  # the matches are as good without rays
+            self.problem = f"camera_info: {str(error).removeprefix('camera_info: ')}"
 
     def rays(self, result: PairResult) -> NDArray[np.float32] | None:
         """[K,3] of the current image, or None."""
@@ -210,10 +222,3 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("replay", total=total)
         yield lambda done: progress.update(task, completed=done)
-
-
-def _most_common(summary: Summary) -> str:
-    if not summary.failures:
-        return "it has none"
-    reason, count = summary.failures.most_common(1)[0]
-    return f"{count} of {summary.received} messages failed: {reason}"

@@ -120,6 +120,8 @@ def frame_of(message: Any, config: InputConfig) -> Frame:
 
     Raises ImageError naming the field that is wrong.
     """
+    if not 0 <= message.header.stamp.nanosec < 1_000_000_000:  # would not fit the results' stamps
+        raise ImageError(f"header.stamp.nanosec is {message.header.stamp.nanosec}, must be below 1000000000")
     return core_image.to_frame(decode_message(message), config, stamp_ns=stamp_ns(message.header),
                                frame_id=str(message.header.frame_id))
 

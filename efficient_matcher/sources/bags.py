@@ -20,6 +20,13 @@ from efficient_matcher.ros.messages import frame_of
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+_MISSING = "message is missing, though the bag counts it"
+_REASON_LENGTH = 200
+_HINTS = {  # what rosbags says of a recording that was killed or copied in part
+    "File end magic is invalid": " (cut short; the mcap tool's `recover` may save what is there)",
+    "database disk image is malformed": " (cut short or damaged; sqlite3's `.recover` may save what is there)",
+    "Bag index looks damaged": " (cut short; `rosbag reindex` may save what is there)",
+}
 
 
 @dataclass(frozen=True)
@@ -81,13 +88,16 @@ class ImageBag:
                 self.skipped[str(error)] += 1
             else:
                 yield BagFrame(frame, time_ns)
+        # A damaged index hides messages without any error.
+        self.skipped[_MISSING] += max(0, min(self.message_count, limit or self.message_count) - self.received)
+        self.skipped += Counter()  # drops the entry when it is zero
 
     def camera_info(self) -> Any | None:
-        """The first CameraInfo beside the image topic, or None."""
+        """The first CameraInfo beside the image topic, or None. Raises MatcherError when it cannot be read."""
         base = self.topic.removesuffix("/compressed").rsplit("/", 1)[0]
         for connection, _, raw in self._messages(f"{base}/camera_info"):
             if connection.msgtype == CAMERA_INFO_TYPE:
-                return self._reader.deserialize(raw, connection.msgtype)
+                return self._deserialize(raw, connection.msgtype)
         return None
 
     def _choose(self, topic: str | None) -> str:
@@ -106,6 +116,7 @@ class ImageBag:
         for connection in self._reader.connections:
             counts[f"{connection.topic} ({connection.msgtype}"] += connection.msgcount or 0
         return "it has " + ", ".join(f"{name}, {count})" for name, count in sorted(counts.items()))
+
     def _connections(self, topic: str) -> list[Any]:
         return [c for c in self._reader.connections if c.topic == topic]
 
@@ -163,5 +174,5 @@ def _check(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:_REASON_LENGTH] + next((hint for sign, hint in _HINTS.items() if sign in text), "")

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,7 +22,9 @@ from efficient_matcher.commands.replay import HOMOGRAPHY_TOPIC, INFO_TOPIC, MATC
 from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import corner_error
 from efficient_matcher.errors import BundleError, MatcherError, SourceError
-from efficient_matcher.ros.messages import reference_stamp_ns, stamp_ns, unpack_homography, unpack_matches
+from efficient_matcher.ros.messages import (MessageTypes, make_header, reference_stamp_ns, stamp_ns,
+                                            unpack_homography, unpack_matches)
+from efficient_matcher.sources.bag_writer import output_typestore
 
 pytest.importorskip("rosbags")
 SIZE = (160, 120)
@@ -127,6 +131,42 @@ def test_bag_of_bad_messages_alone_is_an_error_that_leaves_a_readable_bag(
     with pytest.raises(SourceError, match="run: no usable image on /camera/image_raw: 2 of 2 messages failed: height"):
         replay(ReplayOptions(bag, out=tmp_path / "out", config=config))
     assert results(tmp_path / "out")[MATCHES_TOPIC] == []
+    assert "no usable image" in json.loads((tmp_path / "out" / "summary.json").read_text())["error"]
+
+
+def test_stamp_that_is_none_is_a_bad_message(
+        tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list) -> None:
+    types = MessageTypes.from_typestore(output_typestore())
+    header = replace(make_header(types, 0, "camera"), stamp=types.time(sec=2**31 - 1, nanosec=2**32 - 1))
+    bag = write_bag(tmp_path / "run", images, alter={2: {"header": header}})
+    report = replay(ReplayOptions(bag, out=tmp_path / "out", config=config, video=False))
+    assert report["frames"]["failed_reasons"] == {"header.stamp.nanosec is 4294967295, must be below 1000000000": 1}
+    assert report["pairs"]["count"] == 4
+
+
+def test_damaged_camera_info_costs_the_rays_only(
+        tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    from efficient_matcher.sources.bags import ImageBag
+    whole = ImageBag._messages
+
+    def with_damaged_info(bag: ImageBag, topic: str) -> object:
+        if topic == "/camera/camera_info":
+            return iter([(SimpleNamespace(msgtype="sensor_msgs/msg/CameraInfo"), 0, b"\x00\x01\x00\x00\xff")])
+        return whole(bag, topic)
+
+    monkeypatch.setattr(ImageBag, "_messages", with_damaged_info)
+    report = replay(ReplayOptions(write_bag(tmp_path / "run", images), out=tmp_path / "out", config=config, video=False))
+    assert report["rays_missing"].startswith("camera_info: message cannot be parsed")
+    assert report["pairs"]["valid"] == 5
+
+
+def test_the_recording_itself_is_never_overwritten(
+        tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list) -> None:
+    bag = write_bag(tmp_path / "bag", images[:2])
+    with pytest.raises(MatcherError, match="bag: is what the results are made from"):
+        replay(ReplayOptions(bag, out=tmp_path, config=config, overwrite=True))
+    assert (bag / "metadata.yaml").exists()
 
 
 def test_black_frame_is_an_invalid_pair_not_a_failure(

@@ -193,6 +193,36 @@ def test_camera_info_beside_the_images_is_found(tmp_path: Path) -> None:
         assert bag.camera_info().k.tolist() == list(range(9))
 
 
+def test_messages_that_the_file_lacks_are_counted(tmp_path: Path) -> None:
+    write_image_bag(tmp_path / "bag", list(enumerate(IMAGES)))
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("message_count: 5", "message_count: 7"))
+    with ImageBag(tmp_path / "bag") as bag:
+        assert len(read(bag)) == 5
+    assert dict(bag.skipped) == {"message is missing, though the bag counts it": 2}
+
+
+def test_a_limit_is_no_reason_to_miss_messages(tmp_path: Path) -> None:
+    write_image_bag(tmp_path / "bag", list(enumerate(IMAGES)))
+    for limit in (3, 5, 9):
+        with ImageBag(tmp_path / "bag") as bag:
+            assert len(list(bag.frames(AS_IS, limit))) == min(limit, 5)
+        assert not bag.skipped
+
+
+@pytest.mark.parametrize(("kind", "hint"), [("mcap", "`recover`"), ("sqlite3", "`.recover`"),
+                                            ("ros1", "`rosbag reindex`")])
+def test_bag_cut_short_is_told_with_what_may_save_it(tmp_path: Path, kind: str, hint: str) -> None:
+    if kind == "ros1":
+        file = write_ros1_bag(tmp_path / "old.bag")
+    else:
+        write_image_bag(tmp_path / "bag", list(enumerate(IMAGES)), storage=kind)
+        file = next((tmp_path / "bag").glob("bag.*"))
+    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+    with pytest.raises(SourceError, match=f"cannot be read as a bag: .*cut short.*{hint}"):
+        ImageBag(file)
+
+
 def test_existing_bag_is_not_overwritten(tmp_path: Path) -> None:
     write_image_bag(tmp_path / "bag", [(5, IMAGES[1])])
     with pytest.raises(MatcherError, match="bag: exists already"):
