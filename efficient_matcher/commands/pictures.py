@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.draw import TrackDrawing, draw_matches, strip
+from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_bytes_atomic
 from efficient_matcher.records import PairResult
 
@@ -67,6 +68,10 @@ class _Video:
         if self._writer is None:
             return None
         self._writer.release()
+        # OpenCV says nothing when the disk is full.
+        if not is_whole_mp4(self._partial):
+            self._partial.unlink(missing_ok=True)
+            raise MatcherError(f"{self._path}: cannot be written, the disk may be full")
         os.replace(self._partial, self._path)
         return self._path
 
@@ -94,6 +99,21 @@ class _Strip:
         picture = strip([draw_matches(self._kept[index]) for index in chosen])
         write_bytes_atomic(path, cv2.imencode(".png", picture)[1].tobytes())
         return path
+
+
+def is_whole_mp4(path: Path) -> bool:
+    """Whether the file's boxes (size, type, content) fill it exactly and its index is among them."""
+    types, position = set(), 0
+    length = path.stat().st_size if path.exists() else 0
+    with open(path if length else os.devnull, "rb") as stream:
+        while position < length:
+            stream.seek(position)
+            head = stream.read(16)
+            size = int.from_bytes(head[:4], "big")
+            size = int.from_bytes(head[8:], "big") if size == 1 else size  # 64 bits for more than 4 GiB
+            types.add(head[4:8])
+            position += size if size >= 8 else length + 1
+    return position == length and b"moov" in types
 
 
 def _period_s(result: PairResult) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.errors import MatcherError, SourceError
 from efficient_matcher.ros.messages import MessageTypes, image_message, make_header
+from efficient_matcher.stopping import signals_deferred
 
 Storage = Literal["mcap", "sqlite3"]
 BAG_VERSION = 8  # what ROS 2 Iron and Jazzy write; Humble and Lyrical read it
@@ -27,22 +31,27 @@ def output_typestore() -> Any:
 
 
 class BagWriter:
-    """A rosbag2 bag that is valid whatever happens after opening: leaving the `with` block always closes it whole.
+    """A rosbag2 bag that takes its name when it is whole: leaving the `with` block closes it, whatever happened.
 
-    path: the bag's folder, which must not exist. Raises MatcherError when it does or cannot be made.
+    path: the bag's folder, which must not exist. Raises MatcherError when it does or cannot be made. Until it is
+    closed it is `.<name>.partial/<name>` beside that; a killed program or a full disk leaves it there, and the next
+    writer of the same bag removes it.
     """
 
     def __init__(self, path: Path | str, storage: Storage = "mcap") -> None:
-        from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+        from rosbags.rosbag2 import StoragePlugin, Writer
         self.path = Path(path)
         self._typestore = output_typestore()
         self.types = MessageTypes.from_typestore(self._typestore)
         self._connections: dict[str, Any] = {}
+        self._partial = self.path.with_name(f".{self.path.name}.partial") / self.path.name
+        if self.path.exists():
+            raise MatcherError(f"{self.path}: exists already")
         try:
-            self._writer = Writer(self.path, version=BAG_VERSION, storage_plugin=StoragePlugin[storage.upper()])
+            if self._partial.parent.exists():
+                shutil.rmtree(self._partial.parent)
+            self._writer = Writer(self._partial, version=BAG_VERSION, storage_plugin=StoragePlugin[storage.upper()])
             self._writer.open()
-        except WriterError:
-            raise MatcherError(f"{self.path}: exists already") from None
         except OSError as error:
             raise MatcherError(f"{self.path}: cannot be written: {error.strerror}") from None
 
@@ -52,8 +61,10 @@ class BagWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         # rosbags drops the index when an error passes through; what was written must stay readable.
-        with self._one_line_failures():
+        with signals_deferred(), self._one_line_failures(f"; unfinished in {self._partial.parent}"):
             self._writer.close()
+            os.replace(self._partial, self.path)
+            self._partial.parent.rmdir()
 
     def add_topic(self, topic: str, message_type: str, latched: bool = False) -> None:
         """Declare a topic; `latched` marks it transient-local for `ros2 bag play`."""
@@ -67,12 +78,12 @@ class BagWriter:
             self._writer.write(connection, time_ns, self._typestore.serialize_cdr(message, connection.msgtype))
 
     @contextmanager
-    def _one_line_failures(self) -> Iterator[None]:
+    def _one_line_failures(self, consequence: str = "") -> Iterator[None]:
         """A full disk shows as an error of the system or of SQLite."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise MatcherError(f"{self.path}: cannot be written: {error}") from None
+            raise MatcherError(f"{self.path}: cannot be written: {error}{consequence}") from None
 
 
 def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uint8]]], *,
@@ -83,17 +94,19 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uin
     image: [H,W] (mono8) or [H,W,3] (bgr8) uint8. compressed: JPEG under `<topic>/compressed`.
     Raises MatcherError when the bag exists or there is no image.
     """
+    rest = iter(images)
+    first = next(rest, None)  # before the bag is made: a bag without images is of no use
+    if first is None:
+        raise SourceError(f"{path}: there was no image to write")
     count = 0
     with BagWriter(path, storage) as bag:
         name = f"{topic}/compressed" if compressed else topic
         bag.add_topic(name, "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image")
-        for stamp, image in images:
+        for stamp, image in chain([first], rest):
             header = make_header(bag.types, stamp, frame_id)
             message = _jpeg(bag.types, header, image) if compressed else image_message(bag.types, header, image)
             bag.write(name, stamp, message)
             count += 1
-    if not count:
-        raise SourceError(f"{path}: there was no image to write")
     return count
 
 

@@ -270,7 +270,7 @@ def test_signal_leaves_a_valid_bag_and_exit_130(
                "--bundle", str(tiny_bundle), "--no-video", "--set", "input.width=0", "--set", "input.height=0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     deadline = time.monotonic() + 120
-    while not (tmp_path / "out" / "bag").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (tmp_path / "out" / ".bag.partial").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     output, errors = process.communicate(timeout=120)

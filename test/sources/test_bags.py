@@ -253,6 +253,33 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             writer.write("/chatter", 1, writer.types.string(data="hello"))
 
 
+def test_bag_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.add_topic("/chatter", "std_msgs/msg/String")
+        writer.write("/chatter", 1, writer.types.string(data="hello"))
+        assert [path.name for path in tmp_path.iterdir()] == [".bag.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+def test_bag_that_cannot_be_closed_stays_partial_until_the_next_run(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(MatcherError, match="bag: cannot be written: .*No space left.*unfinished in .*.bag.partial"):
+        with BagWriter(tmp_path / "bag") as writer:
+            monkeypatch.setattr(writer._writer, "close", full)
+    assert [path.name for path in tmp_path.iterdir()] == [".bag.partial"]
+    write_image_bag(tmp_path / "bag", [(5, IMAGES[1])])
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+def test_no_images_make_no_bag(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="bag: there was no image to write"):
+        write_image_bag(tmp_path / "bag", [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_jpeg_in_colour_is_decoded_grey(tmp_path: Path) -> None:
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 2] = 255
