@@ -76,6 +76,14 @@ def test_interrupt_is_one_line_and_exit_130(call: Callable, monkeypatch: pytest.
     assert call("dump-config") == (130, "", "interrupted\n")
 
 
+def test_interrupt_before_the_command_is_the_same_line(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.core.TyperGroup.parse_args", interrupt)
+    assert call("dump-config") == (130, "", "interrupted\n")
+
+
 @pytest.mark.parametrize(("module", "advice"), [
     ("typer", "pip install 'efficient-matcher[replay]'"), ("cv2", "pip install opencv-python-headless")])
 def test_a_missing_module_is_one_line(module: str, advice: str) -> None:

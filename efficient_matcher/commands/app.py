@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Optional  # typer evaluates these on every Python we support
@@ -17,24 +19,35 @@ from efficient_matcher.errors import MatcherError
 
 
 class _Group(TyperGroup):
-    """Expected failures are one line and exit 1; an interrupt is one line and exit 130."""
+    """Commands with one line for each failure that is expected."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _one_line_failures():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _one_line_failures():
             return super().invoke(ctx)
-        except MatcherError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except BrokenPipeError:
-            raise  # whoever read the output went away; typer keeps quiet about it
-        except OSError as error:
-            if error.filename is None:
-                raise
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
+
+
+@contextmanager
+def _one_line_failures() -> Iterator[None]:
+    """Expected failures are one line and exit 1; an interrupt is one line and exit 130."""
+    try:
+        yield
+    except MatcherError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except BrokenPipeError:
+        raise  # whoever read the output went away; typer keeps quiet about it
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 app = typer.Typer(
