@@ -33,6 +33,21 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> None:
         raise MatcherError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def check_writable(path: Path | str) -> None:
+    """Raise MatcherError naming `path` where `write_bytes_atomic` is bound to fail; changes nothing on disk.
+
+    For the start of long work, which should not end with its report lost.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise MatcherError(f"{path}: cannot be written: is a folder")
+    there = next(folder for folder in path.parents if folder.exists())
+    if not there.is_dir():
+        raise MatcherError(f"{path}: cannot be written: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise MatcherError(f"{path}: cannot be written: no permission in {there}")
+
+
 def write_text_atomic(path: Path | str, text: str) -> None:
     """As `write_bytes_atomic`, for UTF-8 text."""
     write_bytes_atomic(path, text.encode())

@@ -61,6 +61,9 @@ def test_wrong_use_is_exit_2(call: Callable, arguments: tuple[str, ...]) -> None
     (("dump-config", "--set", "extract.max_keypoints=1"),
      "error: extract.max_keypoints must be from 8 to 8192, got 1\n"),
     (("make-bag", "none", "out"), "error: none: is not a folder of images\n"),
+    (("make-bag", ".", "out", "--topic", "my camera"),
+     "error: 'my camera' is not a name in ROS: letters, digits and _ between slashes, no digit first\n"),
+    (("evaluate", "homography", "none.txt", "--json", "/"), "error: /: cannot be written: is a folder\n"),
 ])
 def test_expected_failures_are_one_line_and_exit_1(
         call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple, message: str) -> None:

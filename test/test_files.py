@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.files import plain, result_folder, write_bytes_atomic, write_json, write_text_atomic
+from efficient_matcher.files import (check_writable, plain, result_folder, write_bytes_atomic, write_json,
+                                     write_text_atomic)
 
 
 def test_text_replaces_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
@@ -70,6 +71,20 @@ def test_a_file_in_place_of_the_folder_is_one_clear_line(tmp_path: Path) -> None
     (tmp_path / "a").write_text("no folder")
     with pytest.raises(MatcherError, match="b.txt: cannot be written"):
         write_text_atomic(tmp_path / "a" / "b.txt", "text")
+
+
+def test_files_that_cannot_be_written_are_known_beforehand(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("no folder")
+    with pytest.raises(MatcherError, match="cannot be written: is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(MatcherError, match="b.json: cannot be written: .*a is not a folder"):
+        check_writable(tmp_path / "a" / "b.json")
+    check_writable(tmp_path / "new" / "b.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    monkeypatch.setattr("efficient_matcher.files.os.access", lambda *_: False)
+    with pytest.raises(MatcherError, match="b.json: cannot be written: no permission in"):
+        check_writable(tmp_path / "new" / "b.json")
 
 
 @pytest.mark.parametrize("source", ["bag", "bag/run.mcap"])

@@ -55,9 +55,9 @@ def run(
               "bundle": {"name": bundle.card.name, "hash": model_hash(bundle.card)},
               "frames": {"source": images or "synthetic", "count": len(pictures), "width": width, "height": height},
               "plan": vars(plan), "settings": config.values(), "machine": machine}
+    print_table(f"bench, {width}x{height}, {report['keypoints']} keypoints, {report['threads']} threads", _rows(report))
     if json is not None:
         write_json(json, report)
-    print_table(f"bench, {width}x{height}, {report['keypoints']} keypoints, {report['threads']} threads", _rows(report))
     return report
 
 

@@ -47,13 +47,13 @@ def run(
     for of_pair in _with_progress(run_benchmark(listed, candidates, variants), len(listed)):
         outcomes.extend(of_pair)
     figures = summarize(outcomes)
+    _print(figures, config)  # before any file, which may fail to be written
     if worst is not None:
         draw_worst(worst, listed, candidates, outcomes)
     if json is not None:
         settings = {"pairs": pairs, "images": images or pairs.parent / "images", "limit": limit, "variants": variants,
                     "methods": list(candidates), "matcher": matcher, **config.values()}
         write_json(json, _report(figures, outcomes, settings, card))
-    _print(figures, config)
     return figures
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.errors import SourceError
+from efficient_matcher.ros.discovery import full_name
 from efficient_matcher.sources.bag_writer import Storage, write_image_bag
 from efficient_matcher.sources.images import list_images, stamps_of
 
@@ -17,8 +18,9 @@ from efficient_matcher.sources.images import list_images, stamps_of
 def run(folder: Path, out: Path, *, topic: str, frame_id: str, storage: Storage, compressed: bool) -> int:
     """Write the images of `folder` to the new bag `out`, stamped by their names; returns how many.
 
-    Raises MatcherError naming the folder, the image or the bag.
+    topic: absolute, or relative to `/`. Raises MatcherError naming the topic, the folder, the image or the bag.
     """
+    topic = full_name(topic)
     paths = list_images(folder)
     count = write_image_bag(out, _images(paths), topic=topic, frame_id=frame_id, storage=storage, compressed=compressed)
     print(f"{out}: {count} images")

@@ -9,6 +9,14 @@ import typer
 
 from efficient_matcher.config import Config
 
+
+def _checked_file(path: Path | None) -> Path | None:
+    if path is not None:
+        from efficient_matcher.files import check_writable
+        check_writable(path)
+    return path
+
+
 BundleOption = Annotated[Optional[str], typer.Option(
     "--bundle", metavar="NAME|PATH", help="Model bundle: one that ships, or a folder. [dim]default: default[/dim]")]
 ConfigOption = Annotated[Optional[Path], typer.Option(
@@ -18,7 +26,7 @@ SetOption = Annotated[Optional[List[str]], typer.Option(
 ThreadsOption = Annotated[Optional[int], typer.Option(
     "--threads", min=0, help="Threads of the networks; 0 takes all the process may use.")]
 JsonOption = Annotated[Optional[Path], typer.Option(
-    "--json", metavar="FILE", help="Write the table's numbers, and more, as JSON.")]
+    "--json", metavar="FILE", callback=_checked_file, help="Write the table's numbers, and more, as JSON.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from efficient_matcher.config import InputConfig
 from efficient_matcher.errors import ImageError, SourceError
 from efficient_matcher.records import Frame
+from efficient_matcher.ros.discovery import beside
 from efficient_matcher.ros.messages import frame_of
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -94,8 +95,7 @@ class ImageBag:
 
     def camera_info(self) -> Any | None:
         """The first CameraInfo beside the image topic, or None. Raises MatcherError when it cannot be read."""
-        base = self.topic.removesuffix("/compressed").rsplit("/", 1)[0]
-        for connection, _, raw in self._messages(f"{base}/camera_info"):
+        for connection, _, raw in self._messages(beside(self.topic.removesuffix("/compressed"), "camera_info")):
             if connection.msgtype == CAMERA_INFO_TYPE:
                 return self._deserialize(raw, connection.msgtype)
         return None
