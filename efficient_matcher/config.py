@@ -52,8 +52,10 @@ class ModelConfig:
 class InputConfig:
     """What happens to an image before the networks."""
 
-    width: int = _setting(640, "images are resized to this width; 0 keeps the camera's", unit="px", minimum=0, maximum=4096)
-    height: int = _setting(480, "images are resized to this height; 0 keeps the camera's", unit="px", minimum=0, maximum=4096)
+    width: int = _setting(640, "images are resized to this width; 0 keeps the camera's",
+                          unit="px", minimum=0, maximum=4096)
+    height: int = _setting(480, "images are resized to this height; 0 keeps the camera's",
+                           unit="px", minimum=0, maximum=4096)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class MatchConfig:
 class GeometryConfig:
     """Matches to a homography."""
 
-    threshold_px: float = _setting(3.0, "a match is an inlier below this reprojection error", unit="px", minimum=0.1, maximum=50.0)
+    threshold_px: float = _setting(3.0, "a match is an inlier below this reprojection error",
+                                   unit="px", minimum=0.1, maximum=50.0)
     max_iterations: int = _setting(3000, "iterations of the robust fit at most", minimum=10, maximum=100000)
     confidence: float = _setting(0.999, "the robust fit stops when this sure", minimum=0.5, maximum=0.999999)
     min_inliers: int = _setting(12, "fewer inliers count as no homography", minimum=4, maximum=1000)
@@ -96,7 +99,8 @@ class TrackConfig:
                                          minimum=4, maximum=8192)
     keyframe_min_share: float = _setting(0.25, "keyframe mode: a smaller share of the keyframe's keypoints still "
                                          "matched makes the new frame the keyframe", minimum=0.0, maximum=1.0)
-    max_gap_s: float = _setting(5.0, "a longer gap between stamps starts afresh", unit="s", minimum=0.01, maximum=3600.0)
+    max_gap_s: float = _setting(5.0, "a longer gap between stamps starts afresh",
+                                unit="s", minimum=0.01, maximum=3600.0)
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,18 @@ class NodeConfig:
     """What only a live node needs."""
 
     image_transport: str = _setting("raw", "raw subscribes to sensor_msgs/Image on `image`, compressed to "
-                                    "sensor_msgs/CompressedImage on `image/compressed`", choices=("raw", "compressed"), dynamic=False)
+                                    "sensor_msgs/CompressedImage on `image/compressed`",
+                                    choices=("raw", "compressed"), dynamic=False)
     stereo: bool = _setting(False, "match left/image with right/image instead of tracking one camera", dynamic=False)
-    stereo_slop_s: float = _setting(0.005, "stamps of a stereo pair may differ by this", unit="s", minimum=0.0, maximum=1.0, dynamic=False)
-    undistort: bool = _setting(True, "true for raw images: rays are undistorted by K and D of the CameraInfo; false for rectified "
-                               "ones: rays come from its P. Homographies stay in image pixels either way")
+    stereo_slop_s: float = _setting(0.005, "stamps of a stereo pair may differ by this",
+                                    unit="s", minimum=0.0, maximum=1.0, dynamic=False)
+    undistort: bool = _setting(True, "true for raw images: rays are undistorted by K and D of the CameraInfo; "
+                               "false for rectified ones: rays come from its P. Homographies stay in image pixels "
+                               "either way")
     lazy: bool = _setting(True, "while nobody subscribes to results, the cameras are not subscribed to either")
     debug_max_matches: int = _setting(200, "matches drawn on the debug image", minimum=0, maximum=8192)
-    diagnostics_period_s: float = _setting(1.0, "period of /diagnostics", unit="s", minimum=0.1, maximum=60.0, dynamic=False)
+    diagnostics_period_s: float = _setting(1.0, "period of /diagnostics",
+                                           unit="s", minimum=0.1, maximum=60.0, dynamic=False)
 
 
 @dataclass(frozen=True)

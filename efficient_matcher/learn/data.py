@@ -152,7 +152,8 @@ def _crop(
     x0, y0 = rng.integers(0, width - crop_w + 1), rng.integers(0, height - crop_h + 1)
     part = np.ascontiguousarray(image[y0 : y0 + crop_h, x0 : x0 + crop_w])
     shrinks = crop_w > config.width
-    view = cv2.resize(part, (config.width, config.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    view = cv2.resize(part, (config.width, config.height), interpolation=interpolation)
     scale = np.float32([config.width / crop_w, config.height / crop_h])
     points = (labels[:, :2] - np.float32([x0, y0]) + 0.5) * scale - 0.5
     return view, _inside(np.column_stack([points, labels[:, 2]]), config)

@@ -159,7 +159,8 @@ class Loop:
 
 def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                    TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True), disable=rank() != 0)
+                    TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True),
+                    disable=rank() != 0)
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

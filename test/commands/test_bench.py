@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import pytest
@@ -14,12 +15,12 @@ from efficient_matcher.evaluate.motion import moving_view
 
 
 @pytest.fixture()
-def config(tiny_bundle) -> Config:
+def config(tiny_bundle: Path) -> Config:
     return Config().with_values({"model.bundle": str(tiny_bundle), "model.threads": 1, "input.width": 320,
                                  "input.height": 240, "extract.max_keypoints": 64})
 
 
-def test_report_holds_what_the_protocol_asks_for(config, tmp_path, capsys):
+def test_report_holds_every_figure(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index, frame in enumerate(moving_view(4, 320, 240)):
         cv2.imwrite(str(tmp_path / f"{index}.png"), frame)
     file = tmp_path / "report.json"
@@ -32,16 +33,16 @@ def test_report_holds_what_the_protocol_asks_for(config, tmp_path, capsys):
     assert "tracked frame ms" in capsys.readouterr().out
 
 
-def test_missing_bundle_is_found_before_anything_runs():
+def test_missing_bundle_is_found_before_anything_runs() -> None:
     with pytest.raises(BundleError, match="nowhere"):
         run(config=Config().with_values({"model.bundle": "nowhere"}))
 
 
-def test_folder_without_images(config, tmp_path):
+def test_folder_without_images(config: Config, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no images"):
         run(config=config, images=tmp_path)
 
 
-def test_unknown_rival(config):
+def test_unknown_rival(config: Config) -> None:
     with pytest.raises(ConfigError, match="xfeat"):
         run(config=config, rivals=("xfeat",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from efficient_matcher.commands.common import build_config, distribution, parse_assignments, print_table
@@ -15,7 +17,7 @@ def test_assignments_take_the_type_of_their_setting() -> None:
         "extract.subpixel": False, "model.bundle": "5"}
 
 
-def test_flags_win_over_assignments_and_those_over_the_file(tmp_path) -> None:
+def test_flags_win_over_assignments_and_those_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("track: {mode: reference}\nmatch: {score_threshold: 0.3}\nextract: {max_keypoints: 99}\n")
     config = build_config(file, ["track.mode=sequential", "match.score_threshold=0.4"], track__mode="keyframe",

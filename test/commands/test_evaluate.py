@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ H = "1.05 0.02 6 -0.03 1.02 -4 2e-5 -1e-5 1.0"
 
 
 @pytest.fixture()
-def pairs(tmp_path, make_textured) -> Path:
+def pairs(tmp_path: Path, make_textured: Callable[..., np.ndarray]) -> Path:
     (tmp_path / "images").mkdir()
     for name, seed in (("a.png", 0), ("b.png", 1)):
         cv2.imwrite(str(tmp_path / "images" / name), make_textured(480, 640, seed))
@@ -27,11 +29,11 @@ def pairs(tmp_path, make_textured) -> Path:
 
 
 @pytest.fixture()
-def config(tiny_bundle) -> Config:
+def config(tiny_bundle: Path) -> Config:
     return Config().with_values({"model.bundle": str(tiny_bundle), "model.threads": 1})
 
 
-def test_report_and_table(pairs, config, tmp_path, capsys):
+def test_report_and_table(pairs: Path, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "out" / "report.json"
     figures = run(pairs, config=config, methods=("bundle", "sift"), limit=1, json=file)
     assert [(f["method"], f["variant"]) for f in figures] == [
@@ -46,31 +48,31 @@ def test_report_and_table(pairs, config, tmp_path, capsys):
     assert len(report["pairs"]) == 4 and report["pairs"][0]["corner_errors"]["ransac"] < 5
 
 
-def test_baseline_alone_needs_no_bundle(pairs):
+def test_baseline_alone_needs_no_bundle(pairs: Path) -> None:
     missing = Config().with_values({"model.bundle": "nowhere"})
     figures = run(pairs, config=missing, methods=["orb"], variant="clean", limit=1)
     assert [f["pairs"] for f in figures] == [1]
 
 
-def test_keypoints_come_from_the_config(pairs, config):
+def test_keypoints_come_from_the_config(pairs: Path, config: Config) -> None:
     few = config.with_values({"extract.max_keypoints": 50})
     figures = run(pairs, config=few, methods=("bundle", "orb"), variant="clean", limit=1)
     assert all(f["keypoints"] <= 50 for f in figures)
 
 
-def test_pictures_of_the_worst_pairs(pairs, config, tmp_path):
+def test_pictures_of_the_worst_pairs(pairs: Path, config: Config, tmp_path: Path) -> None:
     run(pairs, config=config, matcher="nearest", variant="clean", worst=tmp_path / "worst")
     files = sorted(path.name for path in (tmp_path / "worst").iterdir())
     assert [name[:15] for name in files] == ["bundle_clean_01", "bundle_clean_02"]
     assert cv2.imread(str(tmp_path / "worst" / files[0])).shape[1] > 1280
 
 
-def test_missing_list(tmp_path):
+def test_missing_list(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing.txt"):
         run(tmp_path / "nothing.txt")
 
 
-def test_missing_image_folder_and_image(pairs, tmp_path):
+def test_missing_image_folder_and_image(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="a.png"):
         run(pairs, images=tmp_path / "elsewhere")
     (pairs.parent / "images" / "b.png").unlink()
@@ -80,30 +82,30 @@ def test_missing_image_folder_and_image(pairs, tmp_path):
 
 @pytest.mark.parametrize("line", ["a.png 1 2 3", f"a.png {H} 4", "a.png 1 0 0 0 1 0 0 0 nan", "a.png 1 0 0 0 1 0 0 x 1",
                                   "a.png 0 0 0 0 0 0 0 0 1"])
-def test_malformed_line_is_named(pairs, line):
+def test_malformed_line_is_named(pairs: Path, line: str) -> None:
     pairs.write_text(f"a.png {H}\n{line}\n")
     with pytest.raises(SourceError, match=r"pairs.txt.*2"):
         run(pairs, methods=["orb"])
 
 
-def test_image_that_is_none(pairs):
+def test_image_that_is_none(pairs: Path) -> None:
     (pairs.parent / "images" / "a.png").write_bytes(b"\x89PNG cut short")
     with pytest.raises(SourceError, match="a.png"):
         run(pairs, methods=["orb"])
 
 
-def test_missing_bundle(pairs):
+def test_missing_bundle(pairs: Path) -> None:
     with pytest.raises(BundleError, match="nowhere"):
         run(pairs, config=Config().with_values({"model.bundle": "nowhere"}))
 
 
 @pytest.mark.parametrize("wrong", [{"methods": ["surf"]}, {"matcher": "psychic"}, {"variant": "soft"}])
-def test_unknown_choice_is_named(pairs, wrong):
+def test_unknown_choice_is_named(pairs: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="surf|psychic|soft"):
         run(pairs, **wrong)
 
 
-def test_black_image_is_a_failure_not_an_error(pairs, config, tmp_path):
+def test_black_image_is_a_failure_not_an_error(pairs: Path, config: Config, tmp_path: Path) -> None:
     cv2.imwrite(str(pairs.parent / "images" / "a.png"), np.zeros((480, 640), np.uint8))
     figures = run(pairs, config=config, methods=("bundle", "orb"), variant="clean", limit=1,
                   json=tmp_path / "report.json")
@@ -112,6 +114,6 @@ def test_black_image_is_a_failure_not_an_error(pairs, config, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["pairs"][0]["corner_errors"]["ransac"] is None
 
 
-def test_report_that_cannot_be_written(pairs, tmp_path):
+def test_report_that_cannot_be_written(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(MatcherError, match="images"):
         run(pairs, methods=["orb"], variant="clean", limit=1, json=tmp_path / "images")

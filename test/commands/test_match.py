@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ pytest.importorskip("rich")
 
 
 @pytest.fixture()
-def files(tmp_path: Path, warped_pair) -> tuple[Path, Path]:
+def files(tmp_path: Path, warped_pair: Any) -> tuple[Path, Path]:
     paths = tmp_path / "a.png", tmp_path / "b.png"
     for path, image in zip(paths, (warped_pair.image0, warped_pair.image1)):
         cv2.imwrite(str(path), image)
@@ -31,7 +32,8 @@ def config(tiny_bundle: Path) -> Config:
                                  "extract.max_keypoints": 200})
 
 
-def test_two_files_give_their_homography(tmp_path: Path, files, warped_pair, config: Config, capsys) -> None:
+def test_two_files_give_their_homography(tmp_path: Path, files: tuple[Path, Path], warped_pair: Any, config: Config,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
     result = run(MatchOptions(*files, out=tmp_path / "m.png", json=tmp_path / "m.json", config=config))
     report = json.loads((tmp_path / "m.json").read_text())
     assert corner_error(np.array(report["homography"]), warped_pair.matrix, (320, 240)) < 1
@@ -41,7 +43,8 @@ def test_two_files_give_their_homography(tmp_path: Path, files, warped_pair, con
     assert "rmse px" in capsys.readouterr().out
 
 
-def test_images_without_anything_in_common_are_a_result(tmp_path: Path, config: Config, capsys) -> None:
+def test_images_without_anything_in_common_are_a_result(
+        tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((64, 64), np.uint8))
     result = run(MatchOptions(tmp_path / "a.png", tmp_path / "b.png", json=tmp_path / "m.json", config=config))
@@ -50,7 +53,8 @@ def test_images_without_anything_in_common_are_a_result(tmp_path: Path, config: 
     assert "none found" in capsys.readouterr().out
 
 
-def test_missing_image_and_unknown_picture_format_are_named(tmp_path: Path, files, config: Config) -> None:
+def test_missing_image_and_unknown_picture_format_are_named(
+        tmp_path: Path, files: tuple[Path, Path], config: Config) -> None:
     with pytest.raises(SourceError, match="c.png: cannot be read"):
         run(MatchOptions(files[0], tmp_path / "c.png", config=config))
     with pytest.raises(MatcherError, match="m.gif: must end in one of .png"):

@@ -156,7 +156,8 @@ def test_damaged_camera_info_costs_the_rays_only(
         return whole(bag, topic)
 
     monkeypatch.setattr(ImageBag, "_messages", with_damaged_info)
-    report = replay(ReplayOptions(write_bag(tmp_path / "run", images), out=tmp_path / "out", config=config, video=False))
+    bag = write_bag(tmp_path / "run", images)
+    report = replay(ReplayOptions(bag, out=tmp_path / "out", config=config, video=False))
     assert report["rays_missing"].startswith("camera_info: message cannot be parsed")
     assert report["pairs"]["valid"] == 5
 

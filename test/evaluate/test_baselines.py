@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from efficient_matcher.evaluate.baselines import BASELINES, Baseline
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_image_against_itself_is_the_identity(name, textured_image):
+def test_image_against_itself_is_the_identity(name: str, textured_image: np.ndarray) -> None:
     baseline = Baseline(name, 200)
     features = baseline.extract(textured_image)
     result = baseline.match(features, baseline.extract(textured_image))
@@ -19,14 +21,14 @@ def test_image_against_itself_is_the_identity(name, textured_image):
     assert corner_error(result.homography.matrix, np.eye(3), features.image_size) < 1e-3
 
 
-def test_sift_finds_a_small_warp(warped_pair):
+def test_sift_finds_a_small_warp(warped_pair: Any) -> None:
     baseline = Baseline("sift")
     result = baseline.match(baseline.extract(warped_pair.image0), baseline.extract(warped_pair.image1))
     assert corner_error(result.homography.matrix, warped_pair.matrix, result.features0.image_size) < 1.0
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_best_first_and_never_more_than_asked(name, textured_image):
+def test_best_first_and_never_more_than_asked(name: str, textured_image: np.ndarray) -> None:
     features = Baseline(name, 30).extract(textured_image)
     assert len(features) <= 30
     assert (np.diff(features.scores) <= 0).all()
@@ -34,7 +36,7 @@ def test_best_first_and_never_more_than_asked(name, textured_image):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_match_scores_descend_within_0_and_1(name, warped_pair):
+def test_match_scores_descend_within_0_and_1(name: str, warped_pair: Any) -> None:
     baseline = Baseline(name)
     matches = baseline.match(baseline.extract(warped_pair.image0), baseline.extract(warped_pair.image1)).matches
     assert (np.diff(matches.scores) <= 0).all()
@@ -43,7 +45,7 @@ def test_match_scores_descend_within_0_and_1(name, warped_pair):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_black_image_has_no_keypoints(name, textured_image):
+def test_black_image_has_no_keypoints(name: str, textured_image: np.ndarray) -> None:
     baseline = Baseline(name)
     black = baseline.extract(np.zeros((240, 320), np.uint8))
     result = baseline.match(black, baseline.extract(textured_image))

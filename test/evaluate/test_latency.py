@@ -24,18 +24,18 @@ def frames() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def config(tiny_bundle) -> Config:
+def config(tiny_bundle: Path) -> Config:
     return Config().with_values({"model.bundle": str(tiny_bundle), "model.threads": 1, "input.width": 320,
                                  "input.height": 240, "extract.max_keypoints": 64})
 
 
 @pytest.fixture()
-def job(frames, config, tmp_path) -> Iterator[dict]:
+def job(frames: list[np.ndarray], config: Config, tmp_path: Path) -> Iterator[dict]:
     yield {"frames": latency._write_frames(frames, tmp_path), "shape": (6, 240, 320), "threads": 1,
            "settings": config.values()}
 
 
-def test_figures_of_a_small_run(frames, config):
+def test_figures_of_a_small_run(frames: list[np.ndarray], config: Config) -> None:
     plan = BenchPlan(rivals=("orb",), rounds=2, frames=3, starts=1)
     taken: list[str] = []
     figures = bench(frames, config, plan, taken.append)
@@ -54,18 +54,18 @@ def test_figures_of_a_small_run(frames, config):
     assert figures["ratio_to_dense_torch"] is None
 
 
-def test_dense_networks_are_left_out_without_torch(monkeypatch):
+def test_dense_networks_are_left_out_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency.importlib.util, "find_spec", lambda name: None)
     assert latency._available(("dense_torch", "sift")) == (["sift"], {"dense_torch": "torch is not installed"})
 
 
-def test_missing_bundle_is_one_clear_line(frames, config):
+def test_missing_bundle_is_one_clear_line(frames: list[np.ndarray], config: Config) -> None:
     broken = config.with_values({"model.bundle": "nowhere"})
     with pytest.raises(MatcherError, match="ours: nowhere: no such bundle"):
         bench(frames, broken, BenchPlan(rivals=(), starts=1))
 
 
-def test_worker_that_dies_is_reported_with_its_last_words(job, monkeypatch):
+def test_worker_that_dies_is_reported_with_its_last_words(job: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     with Contestant("orb", job) as contestant:
         contestant._process.kill()
         contestant._process.wait()
@@ -73,24 +73,24 @@ def test_worker_that_dies_is_reported_with_its_last_words(job, monkeypatch):
             contestant.turn(1)
 
 
-def test_worker_ends_with_its_block(job):
+def test_worker_ends_with_its_block(job: dict) -> None:
     with Contestant("orb", job) as contestant:
         assert len(contestant.turn(2)) == 2
     assert contestant._process.returncode == 0
 
 
 @pytest.mark.parametrize("given", [[], [np.zeros((8, 8), np.uint8)]])
-def test_too_few_frames(given, config, tmp_path):
+def test_too_few_frames(given: list[np.ndarray], config: Config, tmp_path: Path) -> None:
     with pytest.raises(MatcherError, match="at least two frames"):
         latency._write_frames(given, tmp_path)
 
 
-def test_frames_of_two_sizes(tmp_path):
+def test_frames_of_two_sizes(tmp_path: Path) -> None:
     with pytest.raises(MatcherError, match="differ in size"):
         latency._write_frames([np.zeros((8, 8), np.uint8), np.zeros((8, 16), np.uint8)], tmp_path)
 
 
-def test_frame_file_walks_to_and_fro(tmp_path):
+def test_frame_file_walks_to_and_fro(tmp_path: Path) -> None:
     stack = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((3, 2, 4), np.uint8)
     stack.tofile(tmp_path / "frames.raw")
     file = FrameFile(str(tmp_path / "frames.raw"), (3, 2, 4))
@@ -99,12 +99,12 @@ def test_frame_file_walks_to_and_fro(tmp_path):
     assert walked[0].shape == (2, 4)
 
 
-def test_spread():
+def test_spread() -> None:
     assert spread([1.0, 2.0, 9.0])["median"] == 2.0
     assert spread(list(range(101)))["p99"] == pytest.approx(99.0)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the kernel's own mark")
-def test_peak_memory_is_at_least_what_is_held():
+def test_peak_memory_is_at_least_what_is_held() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     assert peak_rss_mib() * 1.01 >= pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

@@ -90,7 +90,8 @@ def test_reprojection_loss_without_repeated_peaks_is_zero() -> None:
 def test_self_labels_average_repeats_and_empty_the_cells_of_the_rest() -> None:
     points0, points1, H = shifted_pair()
     everything = torch.ones(1, 3, dtype=torch.bool)
-    mass, counts = losses.self_labels(points0, points1, torch.tensor([[0, 1, -1]]), everything, everything, H, (128, 96))
+    matches = torch.tensor([[0, 1, -1]])
+    mass, counts = losses.self_labels(points0, points1, matches, everything, everything, H, (128, 96))
     cell_of_second = mass[0, :, 30 // 8, 40 // 8]  # averaged position (40.3, 30)
     assert cell_of_second[6 * 8 + 0] == pytest.approx(0.7, abs=1e-4)
     assert cell_of_second[6 * 8 + 1] == pytest.approx(0.3, abs=1e-4)

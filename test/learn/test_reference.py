@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from efficient_matcher.learn.reference import DenseTracker  # noqa: E402 - only where torch is
 
 
-def test_tracks_with_as_many_keypoints_as_asked():
+def test_tracks_with_as_many_keypoints_as_asked() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 96, 128), np.uint8)
     tracker = DenseTracker(keypoints=40, threads=1)
     assert tracker.process(frames[0]) is None
@@ -19,7 +19,7 @@ def test_tracks_with_as_many_keypoints_as_asked():
     assert times["total"] == pytest.approx(times["extract"] + times["match"])
 
 
-def test_sizes_are_the_published_ones():
+def test_sizes_are_the_published_ones() -> None:
     tracker = DenseTracker(keypoints=8, threads=1)
     counts = [sum(p.numel() for p in net.parameters()) for net in (tracker._superpoint, tracker._superglue)]
     assert counts[0] == pytest.approx(1.30e6, rel=0.01)

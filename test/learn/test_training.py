@@ -87,7 +87,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         make_loop(tmp_path).resume()
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = make_loop(tmp_path)
     loop.save()
     before = loop.checkpoint_path.read_bytes()

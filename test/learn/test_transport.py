@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +17,7 @@ def similarities(scale: float, rows: int = 20, columns: int = 30) -> torch.Tenso
 
 
 @pytest.mark.parametrize("transport", [log_optimal_transport, sinkhorn])
-def test_marginals_are_one_per_keypoint_and_the_rest_in_the_dustbins(transport) -> None:  # noqa: ANN001
+def test_marginals_are_one_per_keypoint_and_the_rest_in_the_dustbins(transport: Callable[..., torch.Tensor]) -> None:
     assignment = transport(similarities(2.0), torch.tensor(1.0), 100).exp()
     rows, columns = assignment.sum(2), assignment.sum(1)
     torch.testing.assert_close(rows, torch.tensor([1.0] * 20 + [30.0]).expand(2, -1), atol=1e-3, rtol=1e-4)
@@ -24,7 +25,7 @@ def test_marginals_are_one_per_keypoint_and_the_rest_in_the_dustbins(transport) 
 
 
 @pytest.mark.parametrize("transport", [log_optimal_transport, sinkhorn])
-def test_one_keypoint_each_has_a_closed_form(transport) -> None:  # noqa: ANN001
+def test_one_keypoint_each_has_a_closed_form(transport: Callable[..., torch.Tensor]) -> None:
     # P = [[p, 1-p], [1-p, p]] with p^2 / (1-p)^2 = exp(s + z - 2 z).
     similarity, dustbin = 3.0, 1.0
     assignment = transport(torch.full((1, 1, 1), similarity), torch.tensor(dustbin), 50).exp()[0]
@@ -46,7 +47,7 @@ def test_dustbins_out_of_reach_stay_finite() -> None:
         assert sinkhorn(similarities(1.0), torch.tensor(dustbin)).isfinite().all()
 
 
-def gradient(transport, *arguments: int) -> torch.Tensor:  # noqa: ANN001
+def gradient(transport: Callable[..., torch.Tensor], *arguments: int) -> torch.Tensor:
     similarity = similarities(5.0).double().requires_grad_()
     dustbin = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
     pairs = torch.arange(20)

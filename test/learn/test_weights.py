@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def assert_same(network: torch.nn.Module, other: torch.nn.Module) -> None:
         assert torch.equal(value, other_value)
 
 
-def assert_refused(path: Path, message: str, load=load_superglue, config=None) -> None:  # noqa: ANN001
+def assert_refused(path: Path, message: str, load: Callable = load_superglue, config: object = None) -> None:
     with pytest.raises(WeightsError, match=re.escape(str(path)) + ".*" + message) as caught:
         load(path, config)
     assert "\n" not in str(caught.value)
@@ -43,7 +44,7 @@ def saved_glue(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
 
 
 @pytest.mark.parametrize(("network", "load"), [(SuperPoint(POINT), load_superpoint), (SuperGlue(GLUE), load_superglue)])
-def test_own_files_come_back_with_config_and_notes(tmp_path: Path, network, load) -> None:  # noqa: ANN001
+def test_own_files_come_back_with_config_and_notes(tmp_path: Path, network: torch.nn.Module, load: Callable) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(path, network, {"licence": "Apache-2.0", "training": {"steps": 3}})
     loaded = load(path)
