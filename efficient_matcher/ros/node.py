@@ -32,7 +32,7 @@ from efficient_matcher.ros.messages import MessageTypes
 
 
 class MatcherNode(Node):
-    """Matches images of a camera, or of a stereo pair, as DESIGN's topics and services say."""
+    """Matches images of a camera, or of a stereo pair, under the topics and services of docs/ros.md."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(NAME, **options)
