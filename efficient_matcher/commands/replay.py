@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,11 @@ class _Run:
                     if result is not None:
                         output.write(item, result)
                         pictures.add(result)
-        finally:
-            self._picture = pictures.close()
+        except BaseException:
+            with suppress(MatcherError):  # the first failure is the one to tell
+                self._picture = pictures.close()
+            raise
+        self._picture = pictures.close()
 
     def most_common_failure(self) -> str:
         """Why most of the messages could not be used."""

@@ -242,6 +242,23 @@ def test_bag_that_breaks_off_leaves_what_was_written(
     assert "breaks off" in json.loads((tmp_path / "out" / "summary.json").read_text())["error"]
 
 
+def test_of_two_failures_the_first_is_told(
+        tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(what: str) -> Callable[..., None]:
+        def raising(*_: object) -> None:
+            raise MatcherError(f"{what}: cannot be written")
+        return raising
+
+    monkeypatch.setattr("efficient_matcher.commands.replay.Pictures.close", fail("video.mp4"))
+    bag = write_bag(tmp_path / "run", images)
+    with pytest.raises(MatcherError, match="video.mp4: cannot be written"):
+        replay(ReplayOptions(bag, out=tmp_path / "out", config=config))
+    monkeypatch.setattr("efficient_matcher.commands.replay._Output.write", fail("bag"))
+    with pytest.raises(MatcherError, match="bag: cannot be written"):
+        replay(ReplayOptions(bag, out=tmp_path / "two", config=config))
+
+
 def test_stop_request_finishes_everything(
         tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list) -> None:
     class After(StopSignals):
