@@ -1,5 +1,7 @@
 """Failures a user can cause and mend: each is one clear line, never a traceback."""
 
+from __future__ import annotations
+
 
 class MatcherError(Exception):
     """Base of all expected failures; the command line prints it as one line and exits 1."""
