@@ -84,12 +84,14 @@ def superglue(
     seed: SeedOption = 0,
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
+    start: Annotated[Optional[Path], typer.Option("--start", metavar="FILE", help="Begin with these weights.")] = None,
     data: DataOption = "",
     json: JsonOption = None,
 ) -> None:
     """Train the matcher on the features of a trained SuperPoint; writes superglue.safetensors."""
     from efficient_matcher.commands import train as command
-    command.run_superglue(command.TrainOptions(images, out, weights, steps, pairs, seed, processes, limit, data, json))
+    command.run_superglue(
+        command.TrainOptions(images, out, weights, steps, pairs, seed, processes, limit, data, json, start))
 
 
 def export(

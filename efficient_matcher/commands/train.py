@@ -20,7 +20,7 @@ LICENCE = "Apache-2.0"
 class TrainOptions:
     """images: folder of training images; out: folder of the run, which is resumed if it exists.
 
-    superpoint: weight file of the extractor, for training the matcher. steps and pairs: None keeps the
+    superpoint: weight file of the extractor, for training the matcher; start: of a matcher to begin with. steps and pairs: None keeps the
     recipe's. processes: 0 takes one per core. data: a sentence on the images, for the model card.
     """
 
@@ -34,6 +34,7 @@ class TrainOptions:
     limit: int | None = None
     data: str = ""
     json: Path | None = None
+    start: Path | None = None
 
 
 def run_superpoint(options: TrainOptions) -> dict[str, Any]:
@@ -79,18 +80,20 @@ def _superpoint_process(options: TrainOptions, processes: int) -> None:
 def _superglue_process(options: TrainOptions, processes: int) -> None:
     from efficient_matcher.learn.train_superglue import SuperGlueTraining, train_superglue
     from efficient_matcher.learn.views import gather_views
-    from efficient_matcher.learn.weights import load_superpoint
+    from efficient_matcher.learn.weights import load_superglue, load_superpoint
     if options.superpoint is None:
         raise MatcherError("training SuperGlue needs the weights of a SuperPoint")
     config = SuperGlueTraining()
     config = replace(config, loop=_loop(config.loop, options), pairs=options.pairs or config.pairs)
     images = _images(options)
     extractor = load_superpoint(options.superpoint)
+    start = load_superglue(options.start) if options.start is not None else None
+    config = replace(config, network=start.config if start is not None else config.network)
     if extractor.config.descriptor_dim != config.network.descriptor_dim:
         raise MatcherError(f"{options.superpoint}: descriptors of {extractor.config.descriptor_dim} numbers, "
                            f"the matcher takes {config.network.descriptor_dim}")
     views = gather_views(extractor, images, config.views, options.seed, options.out, _reporter("extracting views"))
-    network, hours = train_superglue(views, config, options.out)
+    network, hours = train_superglue(views, config, options.out, start)
     _save(options, "superglue", network, {**_notes(options, processes, hours, images), "recipe": asdict(config)})
 
 

@@ -28,14 +28,15 @@ class HomographyRange:
 
 
 def random_homography(
-    rng: np.random.Generator, width: int, height: int, extent: HomographyRange = HomographyRange()
+    rng: np.random.Generator, width: int, height: int, extent: HomographyRange = HomographyRange(),
+    long_side: float | None = None,
 ) -> NDArray[np.float64]:
     """Draw H_0to1 [3,3] for an image of width x height pixels, acting about its centre.
 
-    Draws again until image 0 fills at least `minimum_overlap` of image 1.
+    long_side: what the perspective term is scaled by, the width if not given. Draws again until image 0 fills at least `minimum_overlap` of image 1.
     """
     for _ in range(100):
-        H_0to1 = _draw(rng, width, height, extent)
+        H_0to1 = _draw(rng, width, height, extent, long_side or width)
         if overlap(H_0to1, width, height) >= extent.minimum_overlap:
             return H_0to1
     return np.eye(3)
@@ -56,10 +57,12 @@ def warp(points: NDArray[np.floating], H_0to1: NDArray[np.float64]) -> NDArray[n
     return mapped[:, :2] / np.where(mapped[:, 2:] > 1e-9, mapped[:, 2:], np.nan)
 
 
-def _draw(rng: np.random.Generator, width: int, height: int, extent: HomographyRange) -> NDArray[np.float64]:
+def _draw(
+    rng: np.random.Generator, width: int, height: int, extent: HomographyRange, long_side: float
+) -> NDArray[np.float64]:
     to_centre = np.array([[1, 0, -(width - 1) / 2], [0, 1, -(height - 1) / 2], [0, 0, 1.0]])
     perspective = np.eye(3)
-    perspective[2, :2] = rng.normal(0, extent.perspective * REFERENCE_WIDTH / width, 2)
+    perspective[2, :2] = rng.normal(0, extent.perspective * REFERENCE_WIDTH / long_side, 2)
     affine = _shear(rng, extent) @ _rotation(np.radians(rng.uniform(-1, 1) * extent.rotation_deg))
     affine[:2, :2] *= rng.uniform(*extent.scale)
     affine[:2, 2] = rng.uniform(-1, 1, 2) * extent.translation * (width, height)

@@ -36,16 +36,18 @@ class SuperGlueTraining:
     match_px: float = 3.0
     no_match_px: float = 4.0  # a keypoint without a neighbour this near belongs to the dustbin
     transport_iterations: int = 20
-    unmatched_weight: float = 1.0
+    unmatched_weight: float = 0.7  # a missed match costs a tracker more than one that the robust fit drops
 
 
-def train_superglue(views: ViewSet, config: SuperGlueTraining, folder: Path) -> tuple[SuperGlue, float]:
+def train_superglue(
+    views: ViewSet, config: SuperGlueTraining, folder: Path, start: SuperGlue | None = None
+) -> tuple[SuperGlue, float]:
     """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
 
-    Raises TrainingError as `Loop` does.
+    start: a trained network to begin with, instead of a fresh one. Raises TrainingError as `Loop` does.
     """
     torch.manual_seed(config.loop.seed)
-    network = SuperGlue(config.network)
+    network = start.train() if start is not None else SuperGlue(config.network)
     loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config)})
     loop.resume()
 
