@@ -7,6 +7,7 @@ image, so latency never grows. Stamps and frame_ids are those of the images: no 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -126,8 +127,9 @@ def run(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
-        if node is not None:
-            node.destroy_node()
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C, which launch forwards, must not become a traceback
+            if node is not None:
+                node.destroy_node()
         if rclpy.ok():  # a signal may have shut ROS down already
             rclpy.shutdown()
     return 0

@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
 from efficient_matcher.commands.train import TrainOptions, run_superglue, run_superpoint
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.weights import load_superglue, load_superpoint
