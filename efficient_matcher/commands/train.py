@@ -59,7 +59,7 @@ def _run(options: TrainOptions, architecture: str, process: Callable[[TrainOptio
     report = {"weights": str(path), **read_weights(path).notes}
     if options.json is not None:
         write_json(options.json, report)
-    print_table(f"wrote {path}", [(key, str(value)) for key, value in report["training"].items() if key != "recipe"])
+    print_table(f"wrote {path}", [(key, str(value)) for key, value in report["training"].items() if key not in ("recipe", "begun_with")])
     return report
 
 
@@ -80,7 +80,7 @@ def _superpoint_process(options: TrainOptions, processes: int) -> None:
 def _superglue_process(options: TrainOptions, processes: int) -> None:
     from efficient_matcher.learn.train_superglue import SuperGlueTraining, train_superglue
     from efficient_matcher.learn.views import gather_views
-    from efficient_matcher.learn.weights import load_superglue, load_superpoint
+    from efficient_matcher.learn.weights import load_superglue, load_superpoint, read_weights
     if options.superpoint is None:
         raise MatcherError("training SuperGlue needs the weights of a SuperPoint")
     config = SuperGlueTraining()
@@ -94,7 +94,9 @@ def _superglue_process(options: TrainOptions, processes: int) -> None:
                            f"the matcher takes {config.network.descriptor_dim}")
     views = gather_views(extractor, images, config.views, options.seed, options.out, _reporter("extracting views"))
     network, hours = train_superglue(views, config, options.out, start)
-    _save(options, "superglue", network, {**_notes(options, processes, hours, images), "recipe": asdict(config)})
+    begun = {} if options.start is None else {"begun_with": read_weights(options.start).notes.get("training", {})}
+    _save(options, "superglue", network,
+          {**_notes(options, processes, hours, images), **begun, "recipe": asdict(config)})
 
 
 def _images(options: TrainOptions) -> Any:

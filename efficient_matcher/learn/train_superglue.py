@@ -95,7 +95,7 @@ def superglue_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Negative log-likelihood of the true assignment (SuperGlue, equation 10), and figures for the log.
 
-    Matched and unmatched keypoints weigh the same however many there are of each.
+    The two kinds weigh 1 and `unmatched_weight` however many keypoints there are of each.
     """
     size = (config.views.width, config.views.height)
     similarity = network(normalize_keypoints(batch.keypoints0, *size), batch.scores0, batch.descriptors0,

@@ -8,7 +8,7 @@ own repeated peaks join the labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,6 @@ class SuperPointTraining:
     reprojection_full: float = 0.65
     self_label_from: float = 0.45
     self_label_weight: float = 0.5  # the labels keep the rest
-    description: dict[str, object] = field(default_factory=dict)  # of the data, kept with the weights
 
 
 class Learner(nn.Module):

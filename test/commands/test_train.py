@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 from efficient_matcher.commands.train import TrainOptions, run_superglue, run_superpoint
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.learn.weights import load_superglue, load_superpoint
+from efficient_matcher.learn.weights import load_superglue, load_superpoint, read_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,15 @@ def test_both_networks_from_images_to_weights(folder: Path, tmp_path: Path, caps
     weights = tmp_path / "sp" / "superpoint.safetensors"
     assert load_superpoint(weights).config.location_width > 0
     run_superglue(TrainOptions(folder, tmp_path / "sg", weights, steps=1, pairs=1, processes=1))
-    assert load_superglue(tmp_path / "sg" / "superglue.safetensors").config.descriptor_dim == 128
+    first = tmp_path / "sg" / "superglue.safetensors"
+    assert load_superglue(first).config.descriptor_dim == 128
+    marked = load_superglue(first)
+    marked.bin_score.data.fill_(3.0)
+    save_weights(tmp_path / "marked.safetensors", marked, read_weights(first).notes)
+    again = run_superglue(TrainOptions(folder, tmp_path / "again", weights, steps=1, pairs=1, processes=1,
+                                       start=tmp_path / "marked.safetensors"))
+    assert again["training"]["begun_with"] == read_weights(first).notes["training"]
+    assert abs(load_superglue(tmp_path / "again" / "superglue.safetensors").bin_score.item() - 3.0) < 0.01
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
