@@ -54,6 +54,7 @@ PairsOption = Annotated[Optional[int], typer.Option("--pairs", min=1, help="Imag
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights.")]
 ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 takes one per core.")]
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the images or pairs.")]
+StartOption = Annotated[Optional[Path], typer.Option("--start", metavar="FILE", help="Begin with these weights.")]
 DataOption = Annotated[str, typer.Option("--data", metavar="TEXT", help="What the images are, for the model card.")]
 
 
@@ -67,11 +68,12 @@ def superpoint(
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
     data: DataOption = "",
+    start: StartOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train keypoints and descriptors; writes superpoint.safetensors."""
     from efficient_matcher.commands import train as command
-    command.run_superpoint(command.TrainOptions(images, out, None, steps, pairs, seed, processes, limit, data, json))
+    command.run_superpoint(command.TrainOptions(images, out, None, steps, pairs, seed, processes, limit, data, json, start))
 
 
 @train.command()
@@ -84,7 +86,7 @@ def superglue(
     seed: SeedOption = 0,
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
-    start: Annotated[Optional[Path], typer.Option("--start", metavar="FILE", help="Begin with these weights.")] = None,
+    start: StartOption = None,
     data: DataOption = "",
     json: JsonOption = None,
 ) -> None:

@@ -67,20 +67,24 @@ def _superpoint_process(options: TrainOptions, processes: int) -> None:
     from efficient_matcher.learn.data import label_images
     from efficient_matcher.learn.parallel import once_first
     from efficient_matcher.learn.train_superpoint import SuperPointTraining, train_superpoint
+    from efficient_matcher.learn.weights import load_superpoint
     config = SuperPointTraining()
+    start = load_superpoint(options.start) if options.start is not None else None
+    config = config.going_on(start.config) if start is not None else config
     config = replace(config, loop=_loop(config.loop, options),
                      pairs=replace(config.pairs, pairs=options.pairs or config.pairs.pairs))
     images = _images(options)
     cache = options.out / "labels.npz"
     labels = once_first(lambda: label_images(images, cache, processes, _reporter("labelling images")))
-    network, hours = train_superpoint(images, labels, config, options.out)
-    _save(options, "superpoint", network, {**_notes(options, processes, hours, images), "recipe": asdict(config)})
+    network, hours = train_superpoint(images, labels, config, options.out, start)
+    _save(options, "superpoint", network,
+          {**_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
 
 
 def _superglue_process(options: TrainOptions, processes: int) -> None:
     from efficient_matcher.learn.train_superglue import SuperGlueTraining, train_superglue
     from efficient_matcher.learn.views import gather_views
-    from efficient_matcher.learn.weights import load_superglue, load_superpoint, read_weights
+    from efficient_matcher.learn.weights import load_superglue, load_superpoint
     if options.superpoint is None:
         raise MatcherError("training SuperGlue needs the weights of a SuperPoint")
     config = SuperGlueTraining()
@@ -94,9 +98,13 @@ def _superglue_process(options: TrainOptions, processes: int) -> None:
                            f"the matcher takes {config.network.descriptor_dim}")
     views = gather_views(extractor, images, config.views, options.seed, options.out, _reporter("extracting views"))
     network, hours = train_superglue(views, config, options.out, start)
-    begun = {} if options.start is None else {"begun_with": read_weights(options.start).notes.get("training", {})}
     _save(options, "superglue", network,
-          {**_notes(options, processes, hours, images), **begun, "recipe": asdict(config)})
+          {**_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
+
+
+def _begun_with(options: TrainOptions) -> dict[str, Any]:
+    from efficient_matcher.learn.weights import read_weights
+    return {} if options.start is None else {"begun_with": read_weights(options.start).notes.get("training", {})}
 
 
 def _images(options: TrainOptions) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
-from efficient_matcher.learn.homographies import HomographyRange, random_homography, warp
+from efficient_matcher.learn.homographies import HomographyRange, squeezed_homography, warp
 from efficient_matcher.learn.labels import label_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
@@ -102,8 +102,9 @@ class PairConfig:
     height: int = 192
     pairs: int = 4  # per step and process
     labels_per_view: int = 160
+    own_proportions: float = 0.5  # share of the crops that keep the image's proportions, as the benchmark's squeeze does
     minimum_share: float = 0.4  # of the warps that must have found a label point
-    warp: HomographyRange = HomographyRange()
+    warp: HomographyRange = HomographyRange(rotation_deg=30.0, scale=(1.0, 2.4))
     photometric: AugmentConfig = AugmentConfig()
 
 
@@ -126,8 +127,8 @@ def pair_batch(
     rng = np.random.default_rng([seed, step])
     views0, views1, labels0, labels1, transforms = [], [], [], [], []
     for index in rng.choice(len(images), config.pairs, replace=len(images) < config.pairs):
-        view, points = _crop(images.images[index], labels[index], config, rng)
-        H_0to1 = random_homography(rng, config.width, config.height, config.warp)
+        view, points, taken = _crop(images.images[index], labels[index], config, rng)
+        H_0to1 = squeezed_homography(rng, taken, (config.width, config.height), config.warp)
         warped = cv2.warpPerspective(view, H_0to1, (config.width, config.height), flags=cv2.INTER_LINEAR)
         views0.append(augment(view, rng, config.photometric))
         views1.append(augment(warped, rng, config.photometric))
@@ -140,15 +141,12 @@ def pair_batch(
 
 def _crop(
     image: NDArray[np.uint8], labels: NDArray[np.float32], config: PairConfig, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A random part of the image, brought to the training size, with its best labels."""
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], tuple[int, int]]:
+    """A random part of the image, brought to the training size, with its best labels; and the part's (h, w)."""
     height, width = image.shape
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels * np.float32([-1, 1, 1]) + np.float32([width - 1, 0, 0])
-    largest = min(width / config.width, height / config.height)
-    zoom = rng.uniform(0.42, 1.0) * largest  # source pixels per training pixel, before the aspect varies
-    crop_w = min(width, round(config.width * zoom * rng.uniform(1.0, 1.25)))
-    crop_h = min(height, round(config.height * zoom * rng.uniform(1.0, 1.25)))
+    crop_w, crop_h = _crop_size(width, height, config, rng)
     x0, y0 = rng.integers(0, width - crop_w + 1), rng.integers(0, height - crop_h + 1)
     part = np.ascontiguousarray(image[y0 : y0 + crop_h, x0 : x0 + crop_w])
     shrinks = crop_w > config.width
@@ -156,7 +154,16 @@ def _crop(
     view = cv2.resize(part, (config.width, config.height), interpolation=interpolation)
     scale = np.float32([config.width / crop_w, config.height / crop_h])
     points = (labels[:, :2] - np.float32([x0, y0]) + 0.5) * scale - 0.5
-    return view, _inside(np.column_stack([points, labels[:, 2]]), config)
+    return view, _inside(np.column_stack([points, labels[:, 2]]), config), (crop_h, crop_w)
+
+
+def _crop_size(width: int, height: int, config: PairConfig, rng: np.random.Generator) -> tuple[int, int]:
+    zoom = rng.uniform(0.42, 1.0)
+    if rng.random() < config.own_proportions:
+        return round(width * zoom), round(height * zoom)
+    zoom *= min(width / config.width, height / config.height)  # source pixels per training pixel
+    return (min(width, round(config.width * zoom * rng.uniform(1.0, 1.25))),
+            min(height, round(config.height * zoom * rng.uniform(1.0, 1.25))))
 
 
 def _inside(points: NDArray[np.floating], config: PairConfig) -> NDArray[np.float32]:

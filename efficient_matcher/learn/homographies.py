@@ -42,6 +42,21 @@ def random_homography(
     return np.eye(3)
 
 
+def squeezed_homography(
+    rng: np.random.Generator, shape: tuple[int, ...], size: tuple[int, int], extent: HomographyRange
+) -> NDArray[np.float64]:
+    """A homography [3,3] of an image of shape (h, w, ..) in its own proportions, for a view resized to `size` (w, h).
+
+    A camera turns in its own frame; once the image is squeezed to the network's size the turn has
+    become a shear, and the benchmark's pairs are of that kind.
+    """
+    grow = REFERENCE_WIDTH / max(shape[:2])
+    width, height = round(shape[1] * grow), round(shape[0] * grow)
+    squeeze = np.diag([size[0] / width, size[1] / height, 1.0])
+    H = squeeze @ random_homography(rng, width, height, extent, REFERENCE_WIDTH) @ np.linalg.inv(squeeze)
+    return H / H[2, 2]
+
+
 def overlap(H_0to1: NDArray[np.float64], width: int, height: int, steps: int = 16) -> float:
     """Share of image 1's area, on a grid of steps x steps, that comes from inside image 0."""
     xs, ys = np.meshgrid(np.linspace(0, width - 1, steps), np.linspace(0, height - 1, steps))

@@ -8,7 +8,7 @@ own repeated peaks join the labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,31 +39,40 @@ class SuperPointTraining:
     location_weight: float = 1.0
     location_weight_at_end: float = 0.3  # labels are a third of a pixel rough; repeated peaks know better
     descriptor_weight: float = 1.0
+    descriptor_scale: float = 14.0  # inverse temperature of the descriptor loss to begin with; it is learned
     reprojection_weight: float = 2.0
     reprojection_from: float = 0.05  # share of the run after which peaks are worth moving
     reprojection_full: float = 0.65
     self_label_from: float = 0.45
     self_label_weight: float = 0.5  # the labels keep the rest
 
+    def going_on(self, network: SuperPointConfig) -> SuperPointTraining:
+        """The settings for a trained network: its peaks have formed, so the late weights hold from the start."""
+        return replace(self, network=network, location_weight=self.location_weight_at_end, reprojection_from=-1.0,
+                       reprojection_full=0.0, self_label_from=0.0, descriptor_scale=40.0,
+                       loop=replace(self.loop, learning_rate=1e-3))
+
 
 class Learner(nn.Module):
     """The network and the learned temperature of its descriptor loss."""
 
-    def __init__(self, config: SuperPointConfig) -> None:
+    def __init__(self, network: SuperPoint, scale: float) -> None:
         super().__init__()
-        self.network = SuperPoint(config)
-        self.log_scale = nn.Parameter(torch.tensor(float(np.log(14.0))))
+        self.network = network
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(scale))))
 
 
 def train_superpoint(
-    images: ImageSet, labels: Sequence[NDArray[np.float32]], config: SuperPointTraining, folder: Path
+    images: ImageSet, labels: Sequence[NDArray[np.float32]], config: SuperPointTraining, folder: Path,
+    start: SuperPoint | None = None,
 ) -> tuple[SuperPoint, float]:
     """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
 
-    Raises TrainingError as `Loop` does.
+    start: a trained network to begin with, instead of a fresh one. Raises TrainingError as `Loop` does.
     """
     torch.manual_seed(config.loop.seed)
-    learner = Learner(config.network).to(memory_format=torch.channels_last)
+    network = start.train() if start is not None else SuperPoint(config.network)
+    learner = Learner(network, config.descriptor_scale).to(memory_format=torch.channels_last)
     loop = Loop(learner, config.loop, folder, {"kind": "superpoint", **asdict(config)})
     loop.resume()
 

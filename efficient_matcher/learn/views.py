@@ -22,7 +22,7 @@ from torch import Tensor
 
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.data import ImageSet
-from efficient_matcher.learn.homographies import REFERENCE_WIDTH, HomographyRange, random_homography
+from efficient_matcher.learn.homographies import HomographyRange, squeezed_homography
 from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
@@ -114,25 +114,10 @@ def _warped_views(
 ) -> tuple[NDArray[np.uint8], Tensor]:
     size = (config.width, config.height)
     base = cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > config.width else cv2.INTER_CUBIC)
-    transforms = [_stretched_homography(rng, image.shape, size, MILD if view < 2 else config.warp)
+    transforms = [squeezed_homography(rng, image.shape, size, MILD if view < 2 else config.warp)
                   for view in range(config.views)]
     views = [augment(cv2.warpPerspective(base, H, size), rng, config.photometric) for H in transforms]
     return np.stack(views), torch.from_numpy(np.stack(transforms)).float()
-
-
-def _stretched_homography(
-    rng: np.random.Generator, shape: tuple[int, ...], size: tuple[int, int], extent: HomographyRange
-) -> NDArray[np.float64]:
-    """A homography of the image in its own proportions, brought to a view that does not keep them.
-
-    A camera turns in its own frame; once the image is squeezed to the network's size the turn has
-    become a shear, and the benchmark's pairs are of that kind.
-    """
-    grow = REFERENCE_WIDTH / max(shape[:2])
-    width, height = round(shape[1] * grow), round(shape[0] * grow)
-    squeeze = np.diag([size[0] / width, size[1] / height, 1.0])
-    H = squeeze @ random_homography(rng, width, height, extent, REFERENCE_WIDTH) @ np.linalg.inv(squeeze)
-    return H / H[2, 2]
 
 
 @torch.no_grad()

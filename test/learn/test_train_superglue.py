@@ -16,9 +16,9 @@ from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from efficient_matcher.learn.train_superglue import (
     MatchBatch, SuperGlueTraining, draw_pairs, ground_truth, superglue_loss, train_superglue)
 from efficient_matcher.learn.training import LoopConfig
-from efficient_matcher.learn.homographies import HomographyRange
+from efficient_matcher.learn.homographies import HomographyRange, squeezed_homography
 from efficient_matcher.learn.views import (
-    ViewConfig, ViewSet, _stretched_homography, extract_views, gather_views)
+    ViewConfig, ViewSet, extract_views, gather_views)
 
 VIEWS = ViewConfig(width=96, height=64, views=3, keypoints=12)
 CONFIG = SuperGlueTraining(
@@ -111,7 +111,7 @@ def test_views_are_kept_until_the_extractor_changes(extractor: SuperPoint, image
 def test_a_turn_of_a_portrait_becomes_a_shear_in_a_squeezed_view() -> None:
     """A turn by up to 25 degrees in the image's own frame: S H S^-1 keeps its determinant, not its right angles."""
     turn = HomographyRange(0, 0, 0, 25.0, (1.0, 1.0), 0, 0.0)
-    H = _stretched_homography(np.random.default_rng(3), (640, 480), (480, 360), turn)
+    H = squeezed_homography(np.random.default_rng(3), (640, 480), (480, 360), turn)
     squeeze = np.diag([480 / 480, 360 / 640])
     native = np.linalg.inv(squeeze) @ H[:2, :2] @ squeeze
     assert np.allclose(native @ native.T, np.eye(2)) and abs(native[0, 1]) > 0.02

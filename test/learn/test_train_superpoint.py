@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from efficient_matcher.learn.data import ImageSet, PairConfig, pair_batch
-from efficient_matcher.learn.superpoint import SuperPointConfig
+from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss, train_superpoint
 from efficient_matcher.learn.training import LoopConfig
 
@@ -36,7 +36,7 @@ def labels() -> list[np.ndarray]:
 @pytest.mark.parametrize("progress", [0.0, 0.9])
 def test_every_parameter_gets_a_gradient(images: ImageSet, labels: list[np.ndarray], progress: float) -> None:
     torch.manual_seed(0)
-    learner = Learner(NETWORK)
+    learner = Learner(SuperPoint(NETWORK), 14.0)
     loss, parts = superpoint_loss(learner, pair_batch(images, labels, CONFIG.pairs, 0, 0), CONFIG, progress)
     loss.backward()
     assert all(np.isfinite(value) for value in parts.values())
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_weights(images: ImageSet, labels: list[np.
 
 def test_the_loss_of_one_batch_falls(images: ImageSet, labels: list[np.ndarray]) -> None:
     torch.manual_seed(0)
-    learner = Learner(NETWORK)
+    learner = Learner(SuperPoint(NETWORK), 14.0)
     optimizer = torch.optim.AdamW(learner.parameters(), 1e-2)
     batch = pair_batch(images, labels, CONFIG.pairs, 0, 0)
     losses = []
@@ -71,5 +71,5 @@ def test_a_black_image_is_no_obstacle() -> None:
     black = ImageSet(["black"], [np.zeros((100, 140), np.uint8)], {})
     batch = pair_batch(black, [np.zeros((0, 3), np.float32)], CONFIG.pairs, 0, 0)
     torch.manual_seed(0)
-    loss, _ = superpoint_loss(Learner(NETWORK), batch, CONFIG, 0.9)
+    loss, _ = superpoint_loss(Learner(SuperPoint(NETWORK), 14.0), batch, CONFIG, 0.9)
     assert bool(loss.isfinite())
