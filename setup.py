@@ -15,7 +15,8 @@ PACKAGE = "efficient_matcher"
 
 COMMAND_LINE = ["typer>=0.12", "rich>=13"]
 REPLAY = ["rosbags>=0.10.4", *COMMAND_LINE]
-TRAIN = ["torch>=2.2", "safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.5", *COMMAND_LINE]
+TRAIN = ["torch>=2.2", "safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.5", "torch-pruning>=1.5",
+         *COMMAND_LINE]
 # rosbags describes and packs the messages; the codec override leans on internals of cyclonedds 11
 DDS = ["cyclonedds>=11,<12", *REPLAY]
 # elsewhere there may be no wheel, and the suite does without
@@ -35,12 +36,13 @@ setup(
     keywords=["ROS", "feature matching", "SuperPoint", "SuperGlue", "homography", "SLAM"],
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     # no `**`: setuptools 59 of Ubuntu 22.04 does not know it
-    package_data={PACKAGE: ["models/*", "models/*/*", "models/*/*/*"]},
+    package_data={PACKAGE: ["models/*", "models/*/*", "models/*/*/*", "recipes/*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", sorted(glob("launch/*.launch.*"))),
         (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml"))),
+        (f"share/{PACKAGE}/config/recipes", sorted(glob("config/recipes/*.yaml"))),
     ],
     zip_safe=False,
     python_requires=">=3.10",

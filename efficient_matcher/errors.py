@@ -21,3 +21,7 @@ class BundleError(MatcherError):
 
 class SourceError(MatcherError):
     """A bag, folder or image file that cannot be read; names the file and the topic."""
+
+
+class RecipeError(MatcherError):
+    """A recipe with an unknown, missing or duplicate key or a value out of range; names file and field."""

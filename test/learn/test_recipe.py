@@ -1,0 +1,81 @@
+"""Recipes: read back as written, and every mistake one line with file and field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from efficient_matcher.errors import RecipeError
+from efficient_matcher.learn.recipe import SHIPPED, find_recipe, from_mapping, read_recipe, setting, to_mapping
+
+
+@dataclass(frozen=True)
+class Part:
+    rate: float = setting(1e-3, minimum=0.0)
+
+
+@dataclass(frozen=True)
+class Toy:
+    ratio: float = setting(minimum=0.0, below=1.0)
+    layers: dict[str, float] = setting(dict, minimum=0.0, below=1.0)
+    widths: tuple[int, ...] | None = setting(None, minimum=1)
+    kind: Literal["a", "b"] = "a"
+    part: Part = Part()
+    again: bool = False
+
+    def __post_init__(self) -> None:
+        if self.again and not self.layers:
+            raise ValueError("again needs layers")
+
+
+def read(folder: Path, text: str) -> Toy:
+    path = folder / "toy.yaml"
+    path.write_text(text)
+    return read_recipe(path, Toy)
+
+
+def test_a_recipe_reads_back_as_written(tmp_path: Path) -> None:
+    toy = read(tmp_path, "ratio: 0\nlayers: {conv1a: 0.5}\nwidths: [8, 16]\npart: {rate: 1e-4}\nagain: true\n")
+    assert toy == Toy(0.0, {"conv1a": 0.5}, (8, 16), "a", Part(1e-4), True)
+    assert from_mapping(to_mapping(toy), Toy) == toy
+
+
+@pytest.mark.parametrize("text, message", [
+    ("ratio: 1", r"ratio must be below 1, got 1.0"),
+    ("ratio: -0.1", r"ratio must be at least 0, got -0.1"),
+    ("ratio: .nan", r"ratio must be at least 0, got nan"),
+    ("ratio: true", r"ratio must be of type float, got True"),
+    ("ratio: much", r"ratio must be of type float, got 'much'"),
+    ("{}", r"key 'ratio' is missing"),
+    ("ratio: 0.5\nratoi: 1", r"unknown key 'ratoi' \(known: ratio, layers"),
+    ("ratio: 0.5\nratio: 0.6", r"line 2: duplicate key 'ratio'"),
+    ("ratio: 0.5\nlayers: {a: 0.5, a: 0.6}", r"line 2: duplicate key 'a'"),
+    ("ratio: 0.5\nlayers: {a: 1.5}", r"layers.a must be below 1, got 1.5"),
+    ("ratio: 0.5\nlayers: {1: 0.5}", r"line 2: key 1 must be text"),
+    ("ratio: 0.5\nwidths: 8", r"widths must be a list, got 8"),
+    ("ratio: 0.5\nwidths: [8, 0]", r"widths\[1\] must be at least 1, got 0"),
+    ("ratio: 0.5\nkind: c", r"kind must be one of a, b, got 'c'"),
+    ("ratio: 0.5\npart: {rate: -1}", r"part.rate must be at least 0"),
+    ("ratio: 0.5\npart: 3", r"part must be a mapping of keys, got 3"),
+    ("ratio: 0.5\nagain: true", r"again needs layers"),
+    ("- 1", r"a recipe must be a mapping of keys"),
+    ("ratio: [", r"is not YAML"),
+])
+def test_every_mistake_is_one_line_with_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"toy.yaml: {message}") as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="none.yaml: cannot be read: No such file"):
+        read_recipe(find_recipe(tmp_path / "none.yaml"), Toy)
+
+
+def test_recipes_that_ship_are_found_by_name() -> None:
+    for path in SHIPPED.glob("*.yaml"):
+        assert find_recipe(path.stem) == path
+    with pytest.raises(RecipeError, match="nonesuch: neither a recipe file nor one that ships"):
+        find_recipe("nonesuch")
