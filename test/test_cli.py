@@ -16,7 +16,7 @@ from efficient_matcher import cli
 
 pytest.importorskip("typer")
 COMMANDS = ("replay", "live", "match", "make-bag", "dump-config", "info", "demo", "export", "train", "evaluate",
-            "bench")
+            "bench", "make-pairs")
 
 
 @pytest.fixture()
@@ -39,8 +39,8 @@ def test_help_lists_every_command(call: Callable) -> None:
     assert all(re.search(rf"\W{name} ", output) for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [("replay",), ("match",), ("make-bag",), ("dump-config",), ("info",), ("demo",),
-                                     ("export",), ("bench",), ("train", "superpoint"), ("train", "superglue"),
+@pytest.mark.parametrize("command", [("replay",), ("match",), ("make-bag",), ("make-pairs",), ("dump-config",),
+                                     ("info",), ("demo",), ("export",), ("bench",), ("train", "superpoint"), ("train", "superglue"),
                                      ("evaluate", "homography")])
 def test_every_command_explains_itself(call: Callable, command: tuple[str, ...]) -> None:
     status, output, _ = call(*command, "--help")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_PATCH = 0.85  # share of the image, from the top left, that decides which way a benchmark pair is moved
 REFERENCE_WIDTH = 640.0  # the perspective term below is per pixel of an image this wide
 
 
@@ -27,6 +28,9 @@ class HomographyRange:
     minimum_overlap: float = 0.25  # share of image 1 that image 0 must fill
 
 
+BENCHMARK = HomographyRange(translation=0.6, minimum_overlap=0.15)  # no published pair overlaps less
+
+
 def random_homography(
     rng: np.random.Generator, width: int, height: int, extent: HomographyRange = HomographyRange(),
     long_side: float | None = None,
@@ -37,6 +41,22 @@ def random_homography(
     """
     for _ in range(100):
         H_0to1 = _draw(rng, width, height, extent, long_side or width)
+        if overlap(H_0to1, width, height) >= extent.minimum_overlap:
+            return H_0to1
+    return np.eye(3)
+
+
+def benchmark_homography(
+    rng: np.random.Generator, width: int, height: int, extent: HomographyRange = BENCHMARK
+) -> NDArray[np.float64]:
+    """Draw H_0to1 [3,3] for an image of width x height pixels as the published evaluation pairs were drawn.
+
+    Unlike `random_homography`, the perspective acts about the top left corner, so that the centre is zoomed by more
+    than `scale` says: by 0.7 to 3.7 among the published pairs. Shear, rotation and scale act about the centre, and
+    the translation brings in what lies outside. `minimum_overlap` as there.
+    """
+    for _ in range(100):
+        H_0to1 = _draw_benchmark(rng, width, height, extent)
         if overlap(H_0to1, width, height) >= extent.minimum_overlap:
             return H_0to1
     return np.eye(3)
@@ -83,6 +103,29 @@ def _draw(
     affine[:2, 2] = rng.uniform(-1, 1, 2) * extent.translation * (width, height)
     H_0to1 = np.linalg.inv(to_centre) @ affine @ perspective @ to_centre
     return H_0to1 / H_0to1[2, 2]
+
+
+def _draw_benchmark(
+    rng: np.random.Generator, width: int, height: int, extent: HomographyRange
+) -> NDArray[np.float64]:
+    to_centre = np.array([[1, 0, -(width - 1) / 2], [0, 1, -(height - 1) / 2], [0, 0, 1.0]])
+    perspective = np.eye(3)
+    perspective[2, :2] = rng.normal(0, extent.perspective * REFERENCE_WIDTH / max(width, height), 2)
+    affine = _rotation(np.radians(rng.uniform(-1, 1) * extent.rotation_deg)) @ _shear(rng, extent)
+    affine[:2, :2] *= rng.uniform(*extent.scale)
+    H_0to1 = np.linalg.inv(to_centre) @ affine @ to_centre @ perspective
+    H_0to1[:2] += np.outer(_towards(rng, H_0to1, (width, height), extent.translation), H_0to1[2])
+    return H_0to1 / H_0to1[2, 2]
+
+
+def _towards(rng: np.random.Generator, H_0to1: NDArray[np.float64], size: tuple[int, int],
+             most: float) -> NDArray[np.float64]:
+    """A translation in pixels that looks, on one side of each axis, for what was cut off or left empty there."""
+    corners = warp(np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) * (_PATCH * np.array(size)), H_0to1)
+    cut_off = np.nanmin(corners, axis=0) < 0  # at the left, at the top
+    empty = np.nanmax(corners, axis=0) < size  # at the right, at the bottom
+    forward = np.where(rng.random(2) > 0.5, cut_off, empty)
+    return np.where(forward, 1.0, -1.0) * rng.uniform(0, most, 2) * size
 
 
 def _shear(rng: np.random.Generator, extent: HomographyRange) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.errors import SourceError
+from efficient_matcher.files import write_text_atomic
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ def read_pairs(file: Path | str, images: Path | str | None = None) -> list[Homog
     if not pairs:
         raise SourceError(f"{file}: lists no pairs")
     return pairs
+
+
+def write_pairs(file: Path | str, pairs: Iterable[HomographyPair], comment: str = "") -> None:
+    """Write a list that `read_pairs` reads back to the last bit; `comment` becomes its first line.
+
+    Raises MatcherError naming the file when it cannot be written.
+    """
+    lines = [f"# {comment}"] if comment else []
+    lines += [" ".join([pair.name, *(repr(float(value)) for value in pair.homography.ravel())]) for pair in pairs]
+    write_text_atomic(file, "\n".join(lines) + "\n")
 
 
 def _pair(line: str, where: str, folder: Path) -> HomographyPair:
