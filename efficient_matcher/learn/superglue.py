@@ -34,15 +34,28 @@ class SuperGlueConfig:
     layers: int = 9  # pairs of one self and one cross layer
     heads: int = 4
     residual_init: bool = False  # start as plain descriptor matching instead of at random
+    head_dim: int = 0  # channels of a head; 0: descriptor_dim / heads
+    layer_heads: tuple[int, ...] = ()  # heads of each of the 2 * layers layers; empty: `heads` in all
+    layer_hidden: tuple[int, ...] = ()  # hidden width of each layer's MLP; empty: 2 * descriptor_dim in all
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and model cards."""
-        return {**asdict(self), "keypoint_encoder": list(self.keypoint_encoder)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SuperGlueConfig:
         """Inverse of `to_dict`. Raises TypeError on an unknown field."""
-        return cls(**{**values, "keypoint_encoder": tuple(values["keypoint_encoder"])})
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    def layer_sizes(self) -> list[tuple[int, int, int]]:
+        """(heads, channels of a head, hidden width) of each layer. Raises ValueError where they do not fit together."""
+        if not self.head_dim and self.descriptor_dim % self.heads:
+            raise ValueError(f"descriptor_dim {self.descriptor_dim} is not a multiple of heads {self.heads}")
+        count, depth = 2 * self.layers, self.head_dim or self.descriptor_dim // self.heads
+        heads, hidden = self.layer_heads or (self.heads,) * count, self.layer_hidden or (2 * self.descriptor_dim,) * count
+        if len(heads) != count or len(hidden) != count:
+            raise ValueError(f"layer_heads and layer_hidden need {count} entries, got {len(heads)} and {len(hidden)}")
+        return [(own_heads, depth, own_hidden) for own_heads, own_hidden in zip(heads, hidden)]
 
 
 class TokenLinear(nn.Module):
@@ -93,27 +106,28 @@ class KeypointEncoder(nn.Module):
 class MultiHeadedAttention(nn.Module):
     """Message to each token from the tokens of a source (equations 4 and 5)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, depth: int = 0) -> None:
+        """depth: channels of a head, dim / heads if not given."""
         super().__init__()
-        if dim % heads:
+        if not depth and dim % heads:
             raise ValueError(f"descriptor_dim {dim} is not a multiple of heads {heads}")
-        self.heads = heads
-        self.merge = TokenLinear(dim, dim)
-        self.proj = nn.ModuleList(TokenLinear(dim, dim) for _ in range(3))
+        self.heads, depth = heads, depth or dim // heads
+        self.merge = TokenLinear(heads * depth, dim)
+        self.proj = nn.ModuleList(TokenLinear(dim, heads * depth) for _ in range(3))
 
     def _project(self, layer: TokenLinear, x: Tensor) -> Tensor:
         # Sorting the weight rows by head is far cheaper than gathering interleaved channels of every token.
         batch, count, dim = x.shape
-        weight = layer.weight.view(dim // self.heads, self.heads, dim).transpose(0, 1).reshape(dim, dim)
-        bias = layer.bias.view(dim // self.heads, self.heads).t().reshape(dim)
-        return F.linear(x, weight, bias).view(batch, count, self.heads, dim // self.heads).transpose(1, 2)
+        weight = layer.weight.view(-1, self.heads, dim).transpose(0, 1).reshape(-1, dim)
+        bias = layer.bias.view(-1, self.heads).t().reshape(-1)
+        return F.linear(x, weight, bias).view(batch, count, self.heads, -1).transpose(1, 2)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """Tokens [B,N,C] and their source [B,M,C] -> messages [B,N,C]."""
         query, key, value = (self._project(layer, y) for layer, y in zip(self.proj, (x, source, source)))
         # Plain products: the backward pass of the fused attention is slow on CPUs.
         weights = (query / math.sqrt(query.shape[-1]) @ key.transpose(2, 3)).softmax(dim=-1)
-        message = (weights @ value).transpose(1, 2).reshape(x.shape)
+        message = (weights @ value).transpose(1, 2).flatten(2)
         merge = self.merge.weight.view(x.shape[-1], -1, self.heads).transpose(1, 2).reshape(x.shape[-1], -1)
         return F.linear(message, merge, self.merge.bias)
 
@@ -121,10 +135,10 @@ class MultiHeadedAttention(nn.Module):
 class AttentionalPropagation(nn.Module):
     """One layer's update of the tokens from the message (equation 3)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, depth: int, hidden: int) -> None:
         super().__init__()
-        self.attn = MultiHeadedAttention(dim, heads)
-        self.mlp = mlp((2 * dim, 2 * dim, dim))
+        self.attn = MultiHeadedAttention(dim, heads, depth)
+        self.mlp = mlp((2 * dim, hidden, dim))
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """Tokens [B,N,C] and their source [B,M,C] -> what is added to the tokens [B,N,C]."""
@@ -134,27 +148,30 @@ class AttentionalPropagation(nn.Module):
 class AttentionalGNN(nn.Module):
     """Layers 0, 2, 4.. attend within an image, layers 1, 3, 5.. to the other image."""
 
-    def __init__(self, dim: int, pairs: int, heads: int) -> None:
+    def __init__(self, dim: int, sizes: list[tuple[int, int, int]]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(AttentionalPropagation(dim, heads) for _ in range(2 * pairs))
+        self.layers = nn.ModuleList(AttentionalPropagation(dim, *own) for own in sizes)
 
-    def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B,N,C], [B,M,C] -> the same shapes."""
+    def forward(self, x0: Tensor, x1: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Tokens [B,N,C], [B,M,C] -> the same shapes, after each pair of a self and a cross layer."""
         if x0.shape == x1.shape:
             return self._forward_together(torch.cat([x0, x1]))
+        after = []
         for index, layer in enumerate(self.layers):
             source0, source1 = (x1, x0) if index % 2 else (x0, x1)
             delta0, delta1 = layer(x0, source0), layer(x1, source1)
             x0, x1 = x0 + delta0, x1 + delta1
-        return x0, x1
+            after.append((x0, x1))
+        return after[1::2]
 
-    def _forward_together(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward_together(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         # Equal counts, as in training: both images as one batch, half as many kernels.
+        after = []
         for index, layer in enumerate(self.layers):
             source = x.roll(x.shape[0] // 2, dims=0) if index % 2 else x
             x = x + layer(x, source)
-        x0, x1 = x.chunk(2)
-        return x0, x1
+            after.append(tuple(x.chunk(2)))
+        return after[1::2]
 
 
 class SuperGlue(nn.Module):
@@ -164,7 +181,7 @@ class SuperGlue(nn.Module):
         super().__init__()
         self.config = config = config or SuperGlueConfig()
         self.kenc = KeypointEncoder(config.descriptor_dim, config.keypoint_encoder)
-        self.gnn = AttentionalGNN(config.descriptor_dim, config.layers, config.heads)
+        self.gnn = AttentionalGNN(config.descriptor_dim, config.layer_sizes())
         self.final_proj = TokenLinear(config.descriptor_dim, config.descriptor_dim)
         self.bin_score = nn.Parameter(torch.tensor(1.0))
         if config.residual_init:
@@ -187,9 +204,17 @@ class SuperGlue(nn.Module):
 
         Returns the similarity [B,N,M] (equation 7, divided by sqrt(D)) for `transport.py`.
         """
+        return self.similarity(*self.tokens(keypoints0, scores0, descriptors0, keypoints1, scores1, descriptors1)[-1])
+
+    def tokens(self, keypoints0: Tensor, scores0: Tensor, descriptors0: Tensor,
+               keypoints1: Tensor, scores1: Tensor, descriptors1: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Tokens [B,N,D] and [B,M,D] after each pair of layers; any of them can be compared by `similarity`."""
         x0 = descriptors0 + self.kenc(keypoints0, scores0)
         x1 = descriptors1 + self.kenc(keypoints1, scores1)
-        x0, x1 = self.gnn(x0, x1)
+        return self.gnn(x0, x1)
+
+    def similarity(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """Tokens [B,N,D], [B,M,D] -> similarity [B,N,M]."""
         projected0, projected1 = self.final_proj(x0), self.final_proj(x1)  # equation 6
         return projected0 @ projected1.transpose(1, 2) / math.sqrt(self.config.descriptor_dim)
 

@@ -36,6 +36,7 @@ class SuperGlueTraining:
     match_px: float = 3.0
     no_match_px: float = 4.0  # a keypoint without a neighbour this near belongs to the dustbin
     transport_iterations: int = 20
+    early_weight: float = 0.4  # of the assignment after an earlier pair of layers, so that easy images can stop there
     unmatched_weight: float = 0.7  # a missed match costs a tracker more than one that the robust fit drops
 
 
@@ -95,13 +96,27 @@ def superglue_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Negative log-likelihood of the true assignment (SuperGlue, equation 10), and figures for the log.
 
-    The two kinds weigh 1 and `unmatched_weight` however many keypoints there are of each.
+    The two kinds weigh 1 and `unmatched_weight` however many keypoints there are of each. Besides the last
+    pair of layers one random earlier pair is asked for its assignment.
     """
     size = (config.views.width, config.views.height)
-    similarity = network(normalize_keypoints(batch.keypoints0, *size), batch.scores0, batch.descriptors0,
-                         normalize_keypoints(batch.keypoints1, *size), batch.scores1, batch.descriptors1)
-    assignment = sinkhorn(similarity, network.bin_score, config.transport_iterations)
-    matched, alone0, alone1 = ground_truth(batch, config.match_px, config.no_match_px, size)
+    tokens = network.tokens(normalize_keypoints(batch.keypoints0, *size), batch.scores0, batch.descriptors0,
+                            normalize_keypoints(batch.keypoints1, *size), batch.scores1, batch.descriptors1)
+    truth = ground_truth(batch, config.match_px, config.no_match_px, size)
+    loss, figures = _assignment_loss(network, tokens[-1], truth, config)
+    if len(tokens) > 1 and config.early_weight:
+        early = int(torch.randint(len(tokens) - 1, ()))
+        early_loss, _ = _assignment_loss(network, tokens[early], truth, config)
+        loss = loss + config.early_weight * early_loss
+        figures["early"] = early_loss.item()
+    return loss, figures
+
+
+def _assignment_loss(
+    network: SuperGlue, tokens: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor, Tensor], config: SuperGlueTraining
+) -> tuple[Tensor, dict[str, float]]:
+    matched, alone0, alone1 = truth
+    assignment = sinkhorn(network.similarity(*tokens), network.bin_score, config.transport_iterations)
     inner = assignment[:, :-1, :-1]
     match_loss = -inner[matched].sum() / matched.sum().clamp(min=1)
     alone = torch.cat([assignment[:, :-1, -1][alone0], assignment[:, -1, :-1][alone1]])

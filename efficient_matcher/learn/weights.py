@@ -91,7 +91,10 @@ def _load(path: Path, architecture: str, config: Any) -> Any:
     network_class, config_class = NETWORKS[architecture]
     if file.config is not None:
         config = _config(path, config_class, file.config)
-    network = network_class(config)
+    try:
+        network = network_class(config)
+    except ValueError as error:
+        raise WeightsError(f"{path}: its config does not fit: {error}") from None
     _check(path, file.tensors, network.state_dict())
     network.load_state_dict(file.tensors)
     return network.eval()

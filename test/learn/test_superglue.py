@@ -105,9 +105,9 @@ def test_images_of_equal_and_unequal_counts_go_the_same_way() -> None:
     torch.manual_seed(0)
     gnn = SuperGlue(SMALL).eval().gnn
     x0, x1 = torch.randn(2, 6, 16), torch.randn(2, 6, 16)
-    together = gnn(x0, x1)
+    together = gnn(x0, x1)[-1]
     # A layer is not told how many sources there are: a repeated one weighs double, so repeat them all.
-    apart = gnn(x0, torch.cat([x1, x1], dim=1))
+    apart = gnn(x0, torch.cat([x1, x1], dim=1))[-1]
     torch.testing.assert_close(apart[0], together[0])
     torch.testing.assert_close(apart[1][:, :6], together[1])
 
@@ -117,9 +117,18 @@ def test_even_layers_see_their_own_image_only() -> None:
     gnn = SuperGlue(SMALL).eval().gnn
     x0, x1 = torch.randn(1, 5, 16), torch.randn(1, 5, 16)
     expected = x0 + gnn.layers[0](x0, x0)
-    del gnn.layers[1:]
-    torch.testing.assert_close(gnn(x0, x1)[0], expected)
-    torch.testing.assert_close(gnn(x0, 2 * x1)[0], expected)
+    for part in (gnn.layers[1].mlp[-1].weight, gnn.layers[1].mlp[-1].bias):  # the cross layer adds nothing
+        torch.nn.init.zeros_(part)
+    torch.testing.assert_close(gnn(x0, x1)[0][0], expected)
+    torch.testing.assert_close(gnn(x0, 2 * x1)[0][0], expected)
+
+
+def test_the_network_compares_the_tokens_of_its_last_pair_of_layers() -> None:
+    network = SuperGlue(SMALL).eval()
+    first, second = features(6, seed=1), features(7, seed=2)
+    tokens = network.tokens(*first, *second)
+    assert len(tokens) == SMALL.layers
+    torch.testing.assert_close(network(*first, *second), network.similarity(*tokens[-1]))
 
 
 def test_residual_initialisation_matches_by_descriptor() -> None:

@@ -74,7 +74,10 @@ def test_a_perfect_matcher_has_no_loss_to_speak_of() -> None:
     class Perfect(torch.nn.Module):
         bin_score = torch.tensor(5.0)
 
-        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        def tokens(self, *inputs: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            return [(inputs[2], inputs[5])]
+
+        def similarity(self, *tokens: torch.Tensor) -> torch.Tensor:
             similarity = torch.full((1, 4, 4), -20.0)
             similarity[0, 0, 0] = 25.0
             similarity[0, 1, 1] = 25.0
@@ -116,3 +119,13 @@ def test_a_turn_of_a_portrait_becomes_a_shear_in_a_squeezed_view() -> None:
     native = np.linalg.inv(squeeze) @ H[:2, :2] @ squeeze
     assert np.allclose(native @ native.T, np.eye(2)) and abs(native[0, 1]) > 0.02
     assert not np.allclose(H[:2, :2] @ H[:2, :2].T, np.eye(2), atol=0.01)
+
+
+def test_an_early_pair_of_layers_learns_to_match_too(views: ViewSet) -> None:
+    config = replace(CONFIG, network=replace(CONFIG.network, layers=2), early_weight=0.4)
+    batch = draw_pairs(views, 2, 12, np.random.default_rng(0))
+    network = SuperGlue(config.network)
+    both, parts = superglue_loss(network, batch, config)
+    last, _ = superglue_loss(network, batch, replace(config, early_weight=0.0))
+    assert both.item() == pytest.approx(last.item() + 0.4 * parts["early"], rel=1e-4)
+    assert parts["early"] > 0
