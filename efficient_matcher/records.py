@@ -51,10 +51,16 @@ class Features:
 
 @dataclass(frozen=True)
 class Matches:
-    """indices [K,2] int32 into features 0 and 1; scores [K] float32 in [0,1], sorted descending."""
+    """indices [K,2] int32 into features 0 and 1; scores [K] float32 in [0,1], sorted descending.
+
+    points0, points1: [K,2] float32 input-image px, where the matches are after refinement; None where the keypoints
+    themselves are. One keypoint may lie elsewhere in each pair it is matched in, so this is no matter of Features.
+    """
 
     indices: NDArray[np.int32]
     scores: NDArray[np.float32]
+    points0: NDArray[np.float32] | None = None
+    points1: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -98,13 +104,15 @@ class PairResult:
 
     @property
     def points0(self) -> NDArray[np.float32]:
-        """Matched keypoints in image 0, [K,2] px."""
-        return self.features0.keypoints[self.matches.indices[:, 0]]
+        """Matched keypoints in image 0, [K,2] px, refined where they were."""
+        refined = self.matches.points0
+        return self.features0.keypoints[self.matches.indices[:, 0]] if refined is None else refined
 
     @property
     def points1(self) -> NDArray[np.float32]:
-        """Matched keypoints in image 1, [K,2] px."""
-        return self.features1.keypoints[self.matches.indices[:, 1]]
+        """Matched keypoints in image 1, [K,2] px, refined where they were."""
+        refined = self.matches.points1
+        return self.features1.keypoints[self.matches.indices[:, 1]] if refined is None else refined
 
 
 @dataclass(frozen=True)
