@@ -19,7 +19,7 @@ from torch import Tensor
 
 from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
-from efficient_matcher.learn.homographies import HomographyRange, squeezed_homography, warp
+from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography, warp
 from efficient_matcher.learn.labels import label_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
@@ -104,7 +104,7 @@ class PairConfig:
     labels_per_view: int = 160
     own_proportions: float = 0.5  # share of the crops that keep the image's proportions, as the benchmark's squeeze does
     minimum_share: float = 0.4  # of the warps that must have found a label point
-    warp: HomographyRange = HomographyRange(rotation_deg=30.0, scale=(1.0, 2.4))
+    warp: HomographyRange = TRAINING
     photometric: AugmentConfig = AugmentConfig()
 
 

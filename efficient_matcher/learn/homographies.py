@@ -29,6 +29,7 @@ class HomographyRange:
 
 
 BENCHMARK = HomographyRange(translation=0.6, minimum_overlap=0.15)  # no published pair overlaps less
+TRAINING = HomographyRange(rotation_deg=30.0, scale=(1.0, 2.4), translation=0.6, minimum_overlap=0.2)  # a little wider
 
 
 def random_homography(
@@ -63,17 +64,20 @@ def benchmark_homography(
 
 
 def squeezed_homography(
-    rng: np.random.Generator, shape: tuple[int, ...], size: tuple[int, int], extent: HomographyRange
+    rng: np.random.Generator, shape: tuple[int, ...], size: tuple[int, int], extent: HomographyRange,
+    as_published: bool = True,
 ) -> NDArray[np.float64]:
     """A homography [3,3] of an image of shape (h, w, ..) in its own proportions, for a view resized to `size` (w, h).
 
-    A camera turns in its own frame; once the image is squeezed to the network's size the turn has
+    as_published: drawn by `benchmark_homography`, else by `random_homography`. A camera turns in its own frame; once the image is squeezed to the network's size the turn has
     become a shear, and the benchmark's pairs are of that kind.
     """
     grow = REFERENCE_WIDTH / max(shape[:2])
     width, height = round(shape[1] * grow), round(shape[0] * grow)
     squeeze = np.diag([size[0] / width, size[1] / height, 1.0])
-    H = squeeze @ random_homography(rng, width, height, extent, REFERENCE_WIDTH) @ np.linalg.inv(squeeze)
+    H = (benchmark_homography(rng, width, height, extent) if as_published
+         else random_homography(rng, width, height, extent, REFERENCE_WIDTH))
+    H = squeeze @ H @ np.linalg.inv(squeeze)
     return H / H[2, 2]
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.data import ImageSet
-from efficient_matcher.learn.homographies import HomographyRange, squeezed_homography
+from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography
 from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
@@ -36,10 +36,10 @@ class ViewConfig:
 
     width: int = 480
     height: int = 360
-    views: int = 5  # per image
+    views: int = 8  # per image
     keypoints: int = 400  # per view
     nms_radius_px: int = 4
-    warp: HomographyRange = HomographyRange()
+    warp: HomographyRange = TRAINING
     photometric: AugmentConfig = AugmentConfig(probability=0.3)
 
 
@@ -114,8 +114,8 @@ def _warped_views(
 ) -> tuple[NDArray[np.uint8], Tensor]:
     size = (config.width, config.height)
     base = cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > config.width else cv2.INTER_CUBIC)
-    transforms = [squeezed_homography(rng, image.shape, size, MILD if view < 2 else config.warp)
-                  for view in range(config.views)]
+    transforms = [squeezed_homography(rng, image.shape, size, MILD, as_published=False) if view < 2 else
+                  squeezed_homography(rng, image.shape, size, config.warp) for view in range(config.views)]
     views = [augment(cv2.warpPerspective(base, H, size), rng, config.photometric) for H in transforms]
     return np.stack(views), torch.from_numpy(np.stack(transforms)).float()
 
