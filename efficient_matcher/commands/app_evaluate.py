@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional  # typer evaluates these on every Python we support
+from typing import Annotated, List, Optional  # typer evaluates these on every Python we support
 
 import typer
 
-from efficient_matcher.commands.options import JsonOption, OverwriteOption
+from efficient_matcher.commands.app_models import evaluate
+from efficient_matcher.commands.options import (ConfigOption, JsonOption, OverwriteOption, SetOption, ThreadsOption,
+                                                settings_of)
+
+
+class Method(str, Enum):
+    """What is evaluated."""
+
+    bundle = "bundle"
+    nearest = "nearest"
+    sift = "sift"
+    orb = "orb"
+
+
+class Variant(str, Enum):
+    """Variants of the benchmark."""
+
+    clean = "clean"
+    hard = "hard"
+    both = "both"
+
+
+MethodsOption = Annotated[Optional[List[Method]], typer.Option(
+    "--method", help="May be repeated; nearest: the bundle's features with nearest neighbours.")]
+BundlesOption = Annotated[Optional[List[str]], typer.Option(
+    "--bundle", metavar="NAME|PATH", help="May be repeated. [dim]default: default[/dim]")]
+
+
+@evaluate.command()
+def homography(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="List of file names and homographies.")],
+    images: Annotated[Optional[Path], typer.Option(
+        "--images", metavar="DIR", help="Folder of the images. [dim]default: images beside PAIRS[/dim]")] = None,
+    method: MethodsOption = None,
+    bundle: BundlesOption = None,
+    variant: Annotated[Variant, typer.Option("--variant", help="hard: other light, blur, noise, JPEG.")] = Variant.both,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the pairs.")] = None,
+    worst: Annotated[int, typer.Option("--worst", min=0, help="Say why so many of the worst pairs fail.")] = 0,
+    pictures: Annotated[Optional[Path], typer.Option(
+        "--pictures", metavar="DIR", help="Draw the worst pairs there, 8 if --worst is not given.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Homographies of image pairs against the truth: AUC of the corner error, precision, recall, causes of failure."""
+    from efficient_matcher.commands import evaluate as command
+    methods = tuple(entry.value for entry in method or [Method.bundle])
+    command.run(pairs, images=images, config=settings_of(config, set_, (bundle or [None])[0], threads),
+                methods=methods, bundles=bundle or (), variant=variant.value, limit=limit, json=json,
+                worst=worst or (8 if pictures else 0), pictures=pictures)
 
 
 def make_pairs(

@@ -16,35 +16,12 @@ train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder o
 evaluate = typer.Typer(no_args_is_help=True, help="Measure accuracy against known truth.")
 
 
-class Method(str, Enum):
-    """What is evaluated."""
-
-    bundle = "bundle"
-    sift = "sift"
-    orb = "orb"
-
-
 class Rival(str, Enum):
     """What the bundle is timed against."""
 
     dense_torch = "dense_torch"
     sift = "sift"
     orb = "orb"
-
-
-class MatcherKind(str, Enum):
-    """What matches the bundle's features."""
-
-    network = "network"
-    nearest = "nearest"
-
-
-class Variant(str, Enum):
-    """Variants of the benchmark."""
-
-    clean = "clean"
-    hard = "hard"
-    both = "both"
 
 
 ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Training images; subfolders count.")]
@@ -110,30 +87,6 @@ def export(
     """Make a bundle of two weight files, each graph held against its network."""
     from efficient_matcher.commands import export as command
     command.run(command.ExportOptions(superpoint, superglue, out, name, licence, measured, json))
-
-
-@evaluate.command()
-def homography(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="List of file names and homographies.")],
-    images: Annotated[Optional[Path], typer.Option(
-        "--images", metavar="DIR", help="Folder of the images. [dim]default: images beside PAIRS[/dim]")] = None,
-    method: Annotated[Optional[List[Method]], typer.Option(
-        "--method", help="May be repeated. [dim]default: bundle[/dim]")] = None,
-    matcher: Annotated[MatcherKind, typer.Option("--matcher", help="For the bundle.")] = MatcherKind.network,
-    variant: Annotated[Variant, typer.Option("--variant", help="hard: other light, blur, noise, JPEG.")] = Variant.both,
-    limit: LimitOption = None,
-    worst: Annotated[Optional[Path], typer.Option("--worst", metavar="DIR", help="Draw the worst pairs there.")] = None,
-    bundle: BundleOption = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    threads: ThreadsOption = None,
-    json: JsonOption = None,
-) -> None:
-    """Homographies of image pairs against the truth: AUC of the corner error, precision, recall."""
-    from efficient_matcher.commands import evaluate as command
-    methods = tuple(entry.value for entry in method or [Method.bundle])
-    command.run(pairs, images=images, config=settings_of(config, set_, bundle, threads), methods=methods,
-                matcher=matcher.value, variant=variant.value, limit=limit, json=json, worst=worst)
 
 
 def bench(

@@ -1,116 +1,65 @@
-"""`evaluate homography`: the benchmark on a list of pairs, its table, report and pictures of the worst pairs."""
+"""`evaluate homography`: the benchmark on a list of pairs, its tables, report and pictures of the worst pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 
 import efficient_matcher
+from efficient_matcher.commands.candidates import BUNDLE, Candidates, check_choice, open_candidates
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.commands.worst import Worst, worst_pairs
 from efficient_matcher.config import Config
-from efficient_matcher.core.pipeline import Matcher
-from efficient_matcher.draw import draw_matches
-from efficient_matcher.errors import ConfigError
-from efficient_matcher.evaluate.baselines import BASELINES, Baseline
-from efficient_matcher.evaluate.homography import (ESTIMATORS, THRESHOLDS_PX, VARIANTS, NearestNeighbourMatcher,
-                                                   PairMatcher, PairOutcome, load_pair, run_benchmark, summarize,
-                                                   variant_image)
-from efficient_matcher.files import write_bytes_atomic, write_json
-from efficient_matcher.records import Frame, ModelCard
-from efficient_matcher.ros.messages import model_hash
-from efficient_matcher.sources.pairs import HomographyPair, read_pairs
-
-METHODS = ("bundle", *BASELINES)
-MATCHERS = ("network", "nearest")
-WORST_COUNT = 8
+from efficient_matcher.evaluate.diagnosis import CAUSES
+from efficient_matcher.evaluate.homography import (ESTIMATORS, THRESHOLDS_PX, VARIANTS, PairOutcome, run_benchmark,
+                                                   summarize)
+from efficient_matcher.files import write_json
+from efficient_matcher.sources.pairs import read_pairs
 
 
 def run(
-    pairs: Path, *, images: Path | None = None, config: Config = Config(), methods: Sequence[str] = ("bundle",),
-    matcher: str = "network", variant: str = "both", limit: int | None = None, json: Path | None = None,
-    worst: Path | None = None,
+    pairs: Path, *, images: Path | None = None, config: Config = Config(), methods: Sequence[str] = (BUNDLE,),
+    bundles: Sequence[str] = (), variant: str = "both", limit: int | None = None, json: Path | None = None,
+    worst: int = 0, pictures: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate, print the table, write what was asked for; returns the figures per method and variant.
+    """Evaluate, print the tables, write what was asked for; returns the figures per method and variant.
 
-    pairs: list file; images: their folder, by default `images` beside it. methods: of METHODS. matcher: of
-    MATCHERS, for the bundle. variant: clean, hard or both. limit: only the first so many pairs. json: report
-    file. worst: folder for pictures of the worst pairs. Raises MatcherError.
+    pairs: list file; images: their folder, by default `images` beside it. methods: of `candidates.METHODS`; bundles:
+    those compared, by default the config's one. variant: clean, hard or both. limit: only the first so many pairs.
+    json: report file. worst: so many of each method's worst pairs are explained, and drawn in the folder `pictures`.
+    Raises MatcherError.
     """
-    _check_choices(methods, matcher, variant)
+    check_choice("variant", [variant], (*VARIANTS, "both"))
     variants = VARIANTS if variant == "both" else (variant,)
     listed = read_pairs(pairs, images)[:limit]
-    candidates, card = _open(methods, matcher, config)
+    candidates = open_candidates(methods, config, bundles)
     outcomes: list[PairOutcome] = []
-    for of_pair in _with_progress(run_benchmark(listed, candidates, variants), len(listed)):
+    for of_pair in _with_progress(run_benchmark(listed, candidates.matchers, variants), len(listed)):
         outcomes.extend(of_pair)
     figures = summarize(outcomes)
     _print(figures, config)  # before any file, which may fail to be written
-    if worst is not None:
-        draw_worst(worst, listed, candidates, outcomes)
+    _print_failures(figures)
+    explained = list(worst_pairs(listed, candidates.matchers, outcomes, worst, pictures))
+    _print_worst(explained)
     if json is not None:
         settings = {"pairs": pairs, "images": images or pairs.parent / "images", "limit": limit, "variants": variants,
-                    "methods": list(candidates), "matcher": matcher, **config.values()}
-        write_json(json, _report(figures, outcomes, settings, card))
+                    "methods": list(candidates.matchers), **config.values()}
+        write_json(json, {**_report(figures, outcomes, settings, candidates), "worst": explained})
     return figures
 
 
-def draw_worst(folder: Path, pairs: Sequence[HomographyPair], candidates: dict[str, PairMatcher],
-               outcomes: Sequence[PairOutcome]) -> list[Path]:
-    """Draw the pairs with the largest corner errors, `WORST_COUNT` per method and variant; returns the files."""
-    written = []
-    for rank, outcome in _worst(outcomes):
-        truth = load_pair(pairs[outcome.index])
-        image1 = variant_image(truth, outcome.variant, outcome.index)
-        matcher = candidates[outcome.method]
-        result = matcher.match(matcher.extract(truth.image0), matcher.extract(image1))
-        result = replace(result, frame0=Frame(truth.image0), frame1=Frame(image1))
-        counts = outcome.counts
-        caption = (f"{outcome.name} {outcome.variant}: corner error {outcome.strict_error('ransac'):.1f} px, "
-                   f"{counts.correct} of {counts.predicted} matches right, {counts.missed} missed")
-        path = folder / f"{outcome.method}_{outcome.variant}_{rank:02d}_{Path(outcome.name).stem}.png"
-        write_bytes_atomic(path, cv2.imencode(".png", draw_matches(result, caption=caption))[1].tobytes())
-        written.append(path)
-    return written
-
-
-def _worst(outcomes: Sequence[PairOutcome]) -> Iterator[tuple[int, PairOutcome]]:
-    for method, variant in dict.fromkeys((o.method, o.variant) for o in outcomes):
-        group = [o for o in outcomes if (o.method, o.variant) == (method, variant)]
-        group.sort(key=lambda o: (-o.strict_error("ransac"), o.index))
-        yield from enumerate(group[:WORST_COUNT], start=1)
-
-
-def _check_choices(methods: Sequence[str], matcher: str, variant: str) -> None:
-    for what, given, known in (("method", methods, METHODS), ("matcher", [matcher], MATCHERS),
-                               ("variant", [variant], (*VARIANTS, "both"))):
-        for name in given:
-            if name not in known:
-                raise ConfigError(f"unknown {what} '{name}', known: {', '.join(known)}")
-
-
-def _open(methods: Sequence[str], matcher: str, config: Config) -> tuple[dict[str, PairMatcher], ModelCard | None]:
-    candidates: dict[str, PairMatcher] = {}
-    card = None
-    for name in dict.fromkeys(methods):
-        if name == "bundle":
-            core = Matcher.from_bundle(config.model.bundle, config)
-            card = core.card
-            candidates[name] = NearestNeighbourMatcher(core) if matcher == "nearest" else core
-        else:
-            candidates[name] = Baseline(name, config.extract.max_keypoints, config.geometry)
-    return candidates, card
-
-
 def _report(figures: list[dict[str, Any]], outcomes: Sequence[PairOutcome], settings: dict[str, Any],
-            card: ModelCard | None) -> dict[str, Any]:
-    bundle = {"name": card.name, "hash": model_hash(card), "files": card.files} if card else None
+            candidates: Candidates) -> dict[str, Any]:
+    facts = candidates.bundle_facts()
     rows = [{**asdict(outcome), "precision": outcome.counts.precision, "recall": outcome.counts.recall}
             for outcome in outcomes]
     return {"command": "evaluate homography", "version": efficient_matcher.__version__, "opencv": cv2.__version__,
-            "bundle": bundle, "settings": settings, "results": figures, "pairs": rows}
+            "bundle": next(iter(facts.values()), None), "bundles": facts, "settings": settings, "results": figures,
+            "pairs": rows}
 
 
 def _with_progress(steps: Iterator[list[PairOutcome]], total: int) -> Iterator[list[PairOutcome]]:
@@ -135,6 +84,18 @@ def _print(figures: list[dict[str, Any]], config: Config) -> None:
     console = Console()
     needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
     Console(width=max(console.width, needed)).print(table)  # figures cut short would be worse than long lines
+
+
+def _print_failures(figures: list[dict[str, Any]]) -> None:
+    rows = [(f"{row['method']} {row['variant']}", str(sum(row["failures"].values())),
+             *(str(row["failures"][cause]) for cause in CAUSES)) for row in figures]
+    print_table(f"pairs above {THRESHOLDS_PX[0]:g} px, by what keeps them there", rows, ("all", *CAUSES))
+
+
+def _print_worst(explained: Sequence[Worst]) -> None:
+    for row in explained:
+        print(f"{row['method']} {row['variant']} {row['rank']}: {row['name']}, corner error "
+              f"{row['corner_error_px']:.1f} px, {row['cause']}: {row['why']}")
 
 
 def _percent(value: float | None) -> str:

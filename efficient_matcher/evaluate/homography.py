@@ -8,17 +8,18 @@ matches is a failure in the `strict` figures and left out of the `paper` ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.core.geometry import corner_error, fit_homography
 from efficient_matcher.core.matches import nearest_neighbour_matches
 from efficient_matcher.core.pipeline import Matcher
+from efficient_matcher.evaluate.diagnosis import CAUSES, FINE, diagnose
+from efficient_matcher.evaluate.fits import MINIMUM_MATCHES, fit_ransac
 from efficient_matcher.evaluate.metrics import MatchCounts, area_under_curve, count_matches, true_matches
 from efficient_matcher.evaluate.warps import SIZE, WarpedPair, degrade, warp_image
 from efficient_matcher.records import Features, PairResult
@@ -26,11 +27,8 @@ from efficient_matcher.sources.images import read_image
 from efficient_matcher.sources.pairs import HomographyPair
 
 THRESHOLDS_PX = (5.0, 10.0, 25.0)
-MINIMUM_MATCHES = 12
 VARIANTS = ("clean", "hard")
 ESTIMATORS = ("ransac", "robust")  # OpenCV's RANSAC, and core's fit
-RANSAC_THRESHOLD_PX = 3.0
-RANSAC_ITERATIONS = 3000
 
 
 class PairMatcher(Protocol):
@@ -46,6 +44,11 @@ class NearestNeighbourMatcher:
 
     def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
+
+    @property
+    def extractor(self) -> Matcher:
+        """Whose features these are: what is evaluated beside its own `Matcher` need not extract them again."""
+        return self._matcher
 
     def extract(self, image: NDArray[np.uint8]) -> Features:
         """Features of an image, by the bundle's extractor."""
@@ -65,7 +68,7 @@ class PairOutcome:
     """One pair, one variant, one method.
 
     keypoints: of image 0 and 1. corner_errors: mean over the four image corners, px, per estimator of
-    `ESTIMATORS`; infinite where there is no homography.
+    `ESTIMATORS`; infinite where there is no homography. cause: of `diagnosis`, why RANSAC's is above 5 px.
     """
 
     index: int
@@ -75,6 +78,7 @@ class PairOutcome:
     keypoints: tuple[int, int]
     counts: MatchCounts
     corner_errors: dict[str, float]
+    cause: str = FINE
 
     @property
     def kept(self) -> bool:
@@ -95,16 +99,30 @@ def run_benchmark(
     """
     for index, pair in enumerate(pairs):
         truth = load_pair(pair)
-        images1 = {variant: variant_image(truth, variant, index) for variant in variants}
+        images = {"": truth.image0, **{variant: variant_image(truth, variant, index) for variant in variants}}
+        extract = shared_extraction(images)
         outcomes = []
         for method, matcher in methods.items():
-            features0 = matcher.extract(truth.image0)
-            for variant, image1 in images1.items():
-                result = matcher.match(features0, matcher.extract(image1))
+            for variant in variants:
+                result = matcher.match(extract(matcher, ""), extract(matcher, variant))
                 keypoints = len(result.features0), len(result.features1)
-                outcomes.append(PairOutcome(index, pair.name, variant, method, keypoints,
-                                            *judge(result, truth.H_0to1)))
+                counts, errors = judge(result, truth.H_0to1)
+                cause = diagnose(result, truth.H_0to1, THRESHOLDS_PX[0]).cause
+                outcomes.append(PairOutcome(index, pair.name, variant, method, keypoints, counts, errors, cause))
         yield outcomes
+
+
+def shared_extraction(images: Mapping[str, NDArray[np.uint8]]) -> Callable[[PairMatcher, str], Features]:
+    """`extract(matcher, name of the image)`, done once for all matchers that have the same extractor."""
+    known: dict[tuple[int, str], Features] = {}
+
+    def extract(matcher: PairMatcher, name: str) -> Features:
+        key = id(getattr(matcher, "extractor", matcher)), name
+        if key not in known:
+            known[key] = matcher.extract(images[name])
+        return known[key]
+
+    return extract
 
 
 def load_pair(pair: HomographyPair) -> WarpedPair:
@@ -125,15 +143,6 @@ def judge(result: PairResult, H_0to1: NDArray[np.float64]) -> tuple[MatchCounts,
     return counts, {name: _error(estimate, H_0to1) for name, estimate in estimates.items()}
 
 
-def fit_ransac(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> NDArray[np.float64] | None:
-    """OpenCV's RANSAC homography of matched points [K,2], as published figures use it; None when it finds none."""
-    if len(points0) < 4:
-        return None
-    cv2.setRNGSeed(0)
-    H, _ = cv2.findHomography(points0, points1, cv2.RANSAC, RANSAC_THRESHOLD_PX, maxIters=RANSAC_ITERATIONS)
-    return H
-
-
 def _error(estimate: NDArray[np.float64] | None, H_0to1: NDArray[np.float64]) -> float:
     error = np.inf if estimate is None else corner_error(estimate, H_0to1, SIZE)
     return float(error) if np.isfinite(error) else float("inf")
@@ -144,6 +153,7 @@ def summarize(outcomes: Iterable[PairOutcome]) -> list[dict[str, Any]]:
 
     `strict` and `paper` each hold `auc` (percent at 5, 10, 25 px, per estimator), `precision` and
     `recall` (percent, means over pairs; None without pairs); `precision` and `recall` outside are the strict ones.
+    `failures`: how many pairs are above 5 px by RANSAC's fit, by cause.
     """
     groups: dict[tuple[str, str], list[PairOutcome]] = {}
     for outcome in outcomes:
@@ -162,6 +172,7 @@ def _figures(method: str, variant: str, group: list[PairOutcome]) -> dict[str, A
         "keypoints": _mean([sum(outcome.keypoints) / 2 for outcome in group]),
         "matches": _mean([outcome.counts.predicted for outcome in group]),
         "median_corner_error_px": medians,
+        "failures": {cause: sum(outcome.cause == cause for outcome in group) for cause in CAUSES},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,39 @@ def test_keypoints_come_from_the_config(pairs: Path, config: Config) -> None:
     assert all(f["keypoints"] <= 50 for f in figures)
 
 
-def test_pictures_of_the_worst_pairs(pairs: Path, config: Config, tmp_path: Path) -> None:
-    run(pairs, config=config, matcher="nearest", variant="clean", worst=tmp_path / "worst")
-    files = sorted(path.name for path in (tmp_path / "worst").iterdir())
-    assert [name[:15] for name in files] == ["bundle_clean_01", "bundle_clean_02"]
-    assert cv2.imread(str(tmp_path / "worst" / files[0])).shape[1] > 1280
+def test_worst_pairs_are_explained_and_drawn(pairs: Path, config: Config, tmp_path: Path,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(pairs.parent / "images" / "b.png"), np.zeros((480, 640), np.uint8))
+    run(pairs, config=config, methods=["nearest"], variant="clean", worst=1, pictures=tmp_path / "worst",
+        json=tmp_path / "report.json")
+    (file,) = (tmp_path / "worst").iterdir()
+    assert file.name == "nearest_clean_01_b.png"
+    assert cv2.imread(str(file)).shape[1] > 1280
+    (row,) = json.loads((tmp_path / "report.json").read_text())["worst"]
+    assert (row["name"], row["cause"]) == ("b.png", "too few keypoints")
+    assert "0 and 0 keypoints in the overlap" in capsys.readouterr().out
+
+
+def test_several_bundles_are_compared_by_name(pairs: Path, config: Config, tiny_bundle: Path, tmp_path: Path) -> None:
+    copies = [tmp_path / "first", tmp_path / "second"]
+    for copy in copies:
+        shutil.copytree(tiny_bundle, copy)
+    figures = run(pairs, config=config, methods=("bundle", "nearest", "orb"), bundles=list(map(str, copies)),
+                  variant="clean", limit=1, json=tmp_path / "report.json")
+    assert [row["method"] for row in figures] == ["first", "first nearest", "second", "second nearest", "orb"]
+    assert figures[0]["strict"] == figures[2]["strict"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["bundles"]) == ["first", "second"]
+
+
+def test_bundles_of_the_same_name_are_told_apart_by_path(pairs: Path, config: Config, tiny_bundle: Path,
+                                                         tmp_path: Path) -> None:
+    copies = [str(tmp_path / parent / "tiny") for parent in "ab"]
+    for copy in copies:
+        shutil.copytree(tiny_bundle, copy)
+    figures = run(pairs, config=config, bundles=copies, variant="clean", limit=1, worst=1, pictures=tmp_path / "drawn")
+    assert [row["method"] for row in figures] == copies
+    assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 
 def test_missing_list(tmp_path: Path) -> None:
@@ -99,9 +128,9 @@ def test_missing_bundle(pairs: Path) -> None:
         run(pairs, config=Config().with_values({"model.bundle": "nowhere"}))
 
 
-@pytest.mark.parametrize("wrong", [{"methods": ["surf"]}, {"matcher": "psychic"}, {"variant": "soft"}])
+@pytest.mark.parametrize("wrong", [{"methods": ["surf"]}, {"variant": "soft"}])
 def test_unknown_choice_is_named(pairs: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="surf|psychic|soft"):
+    with pytest.raises(ConfigError, match="surf|soft"):
         run(pairs, **wrong)
 
 
