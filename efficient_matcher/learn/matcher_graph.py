@@ -102,9 +102,9 @@ def sorted_heads(attention: MultiHeadedAttention) -> tuple[tuple[Tensor, Tensor]
 
     Channels are sorted from d * heads + h to h * depth + d; scale and biases moved as the module's head says.
     """
-    dim = attention.merge.bias.numel()
-    depth = dim // attention.heads
-    order = torch.arange(dim).view(depth, attention.heads).t().flatten()
+    inner = attention.proj[0].bias.numel()  # less than the tokens' width where heads were pruned
+    depth = inner // attention.heads
+    order = torch.arange(inner).view(depth, attention.heads).t().flatten()
     (query, query_bias), (key, _), (value, value_bias) = (_matrix(layer) for layer in attention.proj)
     merge, merge_bias = _matrix(attention.merge)
     scale = 1 / math.sqrt(depth)
