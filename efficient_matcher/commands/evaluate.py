@@ -10,10 +10,10 @@ from typing import Any
 import cv2
 
 import efficient_matcher
-from efficient_matcher.commands.candidates import BUNDLE, Candidates, check_choice, open_candidates
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.worst import Worst, worst_pairs
 from efficient_matcher.config import Config
+from efficient_matcher.evaluate.candidates import BUNDLE, Candidates, check_choice, open_candidates
 from efficient_matcher.evaluate.diagnosis import CAUSES
 from efficient_matcher.evaluate.homography import (ESTIMATORS, THRESHOLDS_PX, VARIANTS, PairOutcome, run_benchmark,
                                                    summarize)
@@ -28,7 +28,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """Evaluate, print the tables, write what was asked for; returns the figures per method and variant.
 
-    pairs: list file; images: their folder, by default `images` beside it. methods: of `candidates.METHODS`; bundles:
+    pairs: list file; images: their folder, by default `images` beside it. methods: of `evaluate.candidates.METHODS`; bundles:
     those compared, by default the config's one. variant: clean, hard or both. limit: only the first so many pairs.
     json: report file. worst: so many of each method's worst pairs are explained, and drawn in the folder `pictures`.
     Raises MatcherError.

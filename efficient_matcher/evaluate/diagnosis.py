@@ -64,7 +64,7 @@ def diagnose(result: PairResult, H_0to1: NDArray[np.float64], tolerance_px: floa
     truth = true_matches(points0, points1, H_0to1)
     right = right_matches(result.matches.indices, truth)
     exact0 = warp_points(points0, H_0to1)
-    distance = np.linalg.norm(exact0[result.matches.indices[:, 0]] - result.points1, axis=1)
+    distance = np.linalg.norm(warp_points(result.points0, H_0to1) - result.points1, axis=1)
     errors = {
         "matches": strict_error_px(result.points0, result.points1, H_0to1, size),
         "right": strict_error_px(result.points0[right], result.points1[right], H_0to1, size),
