@@ -90,7 +90,8 @@ class PairResult:
     """Everything known of one pair; timings in ms per stage.
 
     track_ids: [K] uint32, one per match, the same over frames for as long as a keypoint is followed;
-    None outside tracking. frame0 and frame1 are None when features were given instead of images.
+    None outside tracking. frame0 and frame1 are None when features were given instead of images. depth: layer pairs
+    of the matcher network that were run; 1 for a network that only runs as a whole, 0 where none was.
     """
 
     features0: Features
@@ -101,6 +102,7 @@ class PairResult:
     track_ids: NDArray[np.uint32] | None = None
     frame0: Frame | None = None
     frame1: Frame | None = None
+    depth: int = 0
 
     @property
     def points0(self) -> NDArray[np.float32]:
@@ -117,7 +119,7 @@ class PairResult:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a bundle says of itself (model.yaml); checked at load against `FORMAT_VERSION` and the hashes."""
+    """What a bundle says of itself (model.yaml); checked at load against `READABLE_VERSIONS` and the hashes."""
 
     format_version: int
     name: str
@@ -132,4 +134,5 @@ class ModelCard:
     measured: dict[str, object]  # accuracy and latency at export
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of what is written; 2: the matcher may come in stages
+READABLE_VERSIONS = (1, 2)

@@ -1,10 +1,14 @@
-"""A model bundle on disk: `extractor.onnx`, `matcher.onnx` and their card `model.yaml`, checked at load."""
+"""A model bundle on disk: the two networks and their card `model.yaml`, checked at load.
+
+The matcher is one file `matcher.onnx` that runs as a whole, or its stages in a file each: `matcher_encode.onnx`,
+`matcher_pair1.onnx`, `matcher_pair2.onnx` .. and `matcher_assign.onnx`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,22 +16,31 @@ from typing import Any
 import yaml
 
 from efficient_matcher.errors import BundleError
-from efficient_matcher.records import FORMAT_VERSION, ModelCard
+from efficient_matcher.records import READABLE_VERSIONS, ModelCard
 
 CARD_NAME = "model.yaml"
 EXTRACTOR_NAME = "extractor.onnx"
 MATCHER_NAME = "matcher.onnx"
+ENCODE_NAME, ASSIGN_NAME = "matcher_encode.onnx", "matcher_assign.onnx"
 SHIPPED = Path(__file__).resolve().parent.parent / "models"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose card and hashes were found right. `path` is the folder."""
+    """A bundle whose card and hashes were found right. `path` is the folder.
+
+    matcher: one file for a matcher that runs as a whole, else its stages in the order they run.
+    """
 
     card: ModelCard
     extractor: Path
-    matcher: Path
+    matcher: tuple[Path, ...]
     path: Path
+
+
+def pair_name(pair: int) -> str:
+    """The file of the matcher's layer pair 1, 2 .."""
+    return f"matcher_pair{pair}.onnx"
 
 
 def load_bundle(name_or_path: str | Path) -> Bundle:
@@ -40,7 +53,16 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     card = read_card(folder)
     for name, digest in card.files.items():
         _verify(folder / name, digest)
-    return Bundle(card, folder / EXTRACTOR_NAME, folder / MATCHER_NAME, folder)
+    return Bundle(card, folder / EXTRACTOR_NAME, tuple(folder / name for name in matcher_files(card.files)), folder)
+
+
+def matcher_files(files: Collection[str]) -> tuple[str, ...]:
+    """Which of a bundle's files are the matcher, in the order they run; none when it is not complete."""
+    if MATCHER_NAME in files:
+        return (MATCHER_NAME,)
+    pairs = sum(pair_name(pair) in files for pair in range(1, len(files) + 1))
+    stages = (ENCODE_NAME, *(pair_name(pair) for pair in range(1, pairs + 1)), ASSIGN_NAME)
+    return stages if pairs and set(stages) <= set(files) else ()
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -54,8 +76,9 @@ def read_card(folder: Path) -> ModelCard:
     version = tree.get("format_version")
     if version is None:
         raise BundleError(f"{path}: field 'format_version' is missing")
-    if version != FORMAT_VERSION or type(version) is not int:
-        raise BundleError(f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}")
+    if version not in READABLE_VERSIONS or type(version) is not int:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise BundleError(f"{path}: format_version is {version!r}, this program reads {known}")
     names = [entry.name for entry in fields(ModelCard)]
     for name in names:
         if name not in tree:
@@ -154,7 +177,7 @@ def _is_text(value: Any) -> bool:
 
 def _is_files(value: Any) -> bool:
     # Plain names only: a card must not reach outside its folder.
-    return (_is_mapping(value) and {EXTRACTOR_NAME, MATCHER_NAME} <= set(value)
+    return (_is_mapping(value) and EXTRACTOR_NAME in value and bool(matcher_files(value))
             and all(isinstance(digest, str) and len(digest) == 64 for digest in value.values())
             and all(Path(name).name == name and name not in ("", "..") for name in value))
 

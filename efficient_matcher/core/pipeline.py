@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +16,8 @@ from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.core.features import Extractor
 from efficient_matcher.core.geometry import fit_homography
 from efficient_matcher.core.image import to_frame
-from efficient_matcher.core.matches import MATCHER_INPUTS, MATCHER_OUTPUTS, FeatureMatcher
+from efficient_matcher.core.matches import FeatureMatcher
+from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
 from efficient_matcher.errors import ConfigError
 from efficient_matcher.records import Features, Frame, ModelCard, PairResult
@@ -38,13 +39,14 @@ class _Stages:
 class Matcher:
     """Finds and matches features with the two networks of a bundle.
 
+    matcher: the network as a whole, or its stages in the order they run.
     card: what the bundle says of itself, None when made from bare networks. May be shared between threads.
     """
 
-    def __init__(self, extractor: Backend, matcher: Backend, config: Config | None = None,
+    def __init__(self, extractor: Backend, matcher: Backend | Sequence[Backend], config: Config | None = None,
                  card: ModelCard | None = None) -> None:
         self.card = card
-        self._networks = extractor, matcher
+        self._networks = extractor, network_of(matcher if isinstance(matcher, Sequence) else [matcher])
         self._stages = self._staged(config or Config())
 
     @classmethod
@@ -57,7 +59,8 @@ class Matcher:
         bundle = load_bundle(name)
         threads, backend = config.model.threads, config.model.backend
         extractor = open_model(bundle.extractor, threads, backend, inputs=("image",), outputs=("scores", "descriptors"))
-        matcher = open_model(bundle.matcher, threads, backend, inputs=MATCHER_INPUTS, outputs=MATCHER_OUTPUTS)
+        matcher = [open_model(path, threads, backend, inputs=inputs, outputs=outputs)
+                   for path, (inputs, outputs) in zip(bundle.matcher, interfaces(len(bundle.matcher)))]
         return cls(extractor, matcher, config, bundle.card)
 
     @property
@@ -94,13 +97,14 @@ class Matcher:
         times = [perf_counter()]
         (frame0, features0), (frame1, features1) = self._side(stages, a), self._side(stages, b)
         times.append(perf_counter())
-        matches = stages.match(features0, features1)
+        matches, depth = stages.match(features0, features1)
         times.append(perf_counter())
         homography = fit_homography(features0.keypoints[matches.indices[:, 0]],
                                     features1.keypoints[matches.indices[:, 1]],
                                     features0.image_size, stages.config.geometry)
         times.append(perf_counter())
-        return PairResult(features0, features1, matches, homography, _timings(times), frame0=frame0, frame1=frame1)
+        return PairResult(features0, features1, matches, homography, _timings(times), frame0=frame0, frame1=frame1,
+                          depth=depth)
 
     def track(self, images: Iterable[Frame | Image]) -> Iterator[PairResult]:
         """Follow a camera by the mode of `config.track`, extracting each image once; no result for a new reference."""

@@ -14,14 +14,17 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from efficient_matcher.core.backend import open_model
 from efficient_matcher.core.bundle import CARD_NAME, EXTRACTOR_NAME, MATCHER_NAME, file_sha256, load_bundle, write_card
+from efficient_matcher.core.stages import StagedNetwork, normalised_keypoints
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import plain
 from efficient_matcher.learn.extractor_graph import extractor_model
 from efficient_matcher.learn.matcher_graph import matcher_model
+from efficient_matcher.learn.matcher_stages import matcher_stages
 from efficient_matcher.learn.superglue import SuperGlue
 from efficient_matcher.learn.superpoint import SuperPoint, score_map
-from efficient_matcher.records import FORMAT_VERSION, ModelCard
+from efficient_matcher.records import FORMAT_VERSION, Features, ModelCard
 
 # Share of an output's largest magnitude (or of 1). Both sides compute in float32, in different order.
 PARITY_BOUND = 2e-4
@@ -105,11 +108,35 @@ def matcher_parity(
     return _differences(MATCHER_NAME, pairs)
 
 
+def stages_parity(
+    stages: Sequence[Path], network: SuperGlue, counts: Sequence[tuple[int, int]] = KEYPOINT_COUNTS, seed: int = 0
+) -> dict[str, float]:
+    """As `matcher_parity`, after every layer pair of a matcher in stages, run as core runs it."""
+    rng = np.random.default_rng(seed)
+    staged = StagedNetwork([open_model(path) for path in stages])
+    pairs = []
+    for count0, count1 in counts:
+        inputs = _features(rng, count0, count1, network.config.descriptor_dim)
+        sides = [Features(450 * inputs[f"keypoints{image}"] + 320, inputs[f"scores{image}"],
+                          inputs[f"descriptors{image}"], (640, 640)) for image in "01"]
+        inputs.update({f"keypoints{image}": normalised_keypoints(side) for image, side in zip("01", sides)})
+        run = staged.start(*sides)
+        with torch.no_grad():
+            expected = network.eval().tokens(*(torch.from_numpy(value)[None] for value in inputs.values()))
+            for tokens in expected:
+                run.advance()
+                found = dict(zip(("similarity", "dustbin"), map(np.asarray, run.similarity())))
+                pairs.append((found, {"similarity": network.similarity(*tokens)[0].numpy(),
+                                      "dustbin": network.bin_score.detach().numpy()}))
+    return _differences("matcher in stages", pairs)
+
+
 def _fill(folder: Path, superpoint: SuperPoint, superglue: SuperGlue, card: CardFields) -> ModelCard:
-    paths = folder / EXTRACTOR_NAME, folder / MATCHER_NAME
-    onnx.save(extractor_model(superpoint), str(paths[0]))
-    onnx.save(matcher_model(superglue), str(paths[1]))
-    parity = {**extractor_parity(paths[0], superpoint), **matcher_parity(paths[1], superglue)}
+    graphs = {EXTRACTOR_NAME: extractor_model(superpoint), **matcher_stages(matcher_model(superglue))}
+    extractor, *stages = paths = [folder / name for name in graphs]
+    for path, graph in zip(paths, graphs.values()):
+        onnx.save(graph, str(path))
+    parity = {**extractor_parity(extractor, superpoint), **stages_parity(stages, superglue)}
     written = ModelCard(
         format_version=FORMAT_VERSION, name=card.name,
         extractor=_description("superpoint", superpoint), matcher=_description("superglue", superglue),

@@ -30,8 +30,27 @@ def test_a_whole_bundle_loads(tiny_bundle: Path) -> None:
     assert bundle.card.name == "tiny"
     assert bundle.card.input_size == (320, 240)
     assert bundle.extractor == tiny_bundle / "extractor.onnx"
-    assert bundle.matcher.is_file()
+    assert bundle.matcher == (tiny_bundle / "matcher.onnx",)
     assert bundle.path == tiny_bundle
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_bundles_of_both_versions_load(folder: Path, version: int) -> None:
+    change_card(folder, format_version=version)
+    assert load_bundle(folder).card.format_version == version
+
+
+def test_a_matcher_in_stages(folder: Path) -> None:
+    names = ["matcher_encode.onnx", *(f"matcher_pair{pair}.onnx" for pair in range(1, 12)), "matcher_assign.onnx"]
+    for name in names:
+        (folder / name).write_text(name)
+    (folder / "matcher.onnx").unlink()
+    files = {name: file_sha256(folder / name) for name in [*sorted(names), "extractor.onnx"]}
+    change_card(folder, files=files)
+    assert [path.name for path in load_bundle(folder).matcher] == names
+    (folder / "matcher_pair7.onnx").write_text("altered")
+    with pytest.raises(BundleError, match="matcher_pair7.onnx: SHA-256"):
+        load_bundle(folder)
 
 
 def test_a_path_may_be_text(tiny_bundle: Path) -> None:
@@ -82,17 +101,20 @@ def test_a_missing_field_is_named(folder: Path, field: str) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", True, 1.0])
+@pytest.mark.parametrize("version", [3, 0, "1", True, 1.0])
 def test_another_format_version(folder: Path, version: object) -> None:
     change_card(folder, format_version=version)
-    with pytest.raises(BundleError, match="model.yaml: format_version is"):
+    with pytest.raises(BundleError, match="model.yaml: format_version is .*, this program reads 1 and 2"):
         load_bundle(folder)
 
 
 @pytest.mark.parametrize(("field", "value"), [
     ("input_size", [320]), ("input_size", "320x240"), ("max_keypoints", 0), ("max_keypoints", "many"),
     ("files", {}), ("files", {"extractor.onnx": "0" * 64, "matcher.onnx": 3}), ("licence", ""), ("training", [1]),
-    ("files", {"extractor.onnx": "0" * 64, "matcher.onnx": "0" * 64, "../other": "0" * 64})])
+    ("files", {"extractor.onnx": "0" * 64, "matcher.onnx": "0" * 64, "../other": "0" * 64}),
+    ("files", {"extractor.onnx": "0" * 64, "matcher_encode.onnx": "0" * 64, "matcher_pair1.onnx": "0" * 64}),
+    ("files", {name + ".onnx": "0" * 64 for name in
+               ("extractor", "matcher_encode", "matcher_pair1", "matcher_pair3", "matcher_assign")})])
 def test_a_wrong_value_is_named(folder: Path, field: str, value: object) -> None:
     change_card(folder, **{field: value})
     with pytest.raises(BundleError, match=f"model.yaml: field '{field}' has a wrong value"):

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: E402
 from efficient_matcher.core.bundle import load_bundle  # noqa: E402
 from efficient_matcher.learn import export  # noqa: E402
 from efficient_matcher.learn.export import (  # noqa: E402
-    CardFields, ExportError, extractor_parity, matcher_parity, write_bundle)
+    CardFields, ExportError, extractor_parity, matcher_parity, stages_parity, write_bundle)
 from efficient_matcher.learn.extractor_graph import block_convolution, cells_of_blocks, extractor_model  # noqa: E402
 from efficient_matcher.learn.matcher_graph import matcher_model, sorted_heads  # noqa: E402
 from efficient_matcher.learn.onnx_graph import fold_batch_norm  # noqa: E402
@@ -44,7 +44,7 @@ def trained(network: nn.Module) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def small_parity(monkeypatch: pytest.MonkeyPatch) -> None:
-    for function, sizes in ((extractor_parity, SIZES), (matcher_parity, COUNTS)):
+    for function, sizes in ((extractor_parity, SIZES), (matcher_parity, COUNTS), (stages_parity, COUNTS)):
         monkeypatch.setattr(function, "__defaults__", (sizes, 0))
 
 
@@ -140,7 +140,9 @@ def test_bundle_is_complete_and_its_card_checked(tmp_path: Path) -> None:
     card = write_bundle(tmp_path / "small", trained(SuperPoint(POINT)), trained(SuperGlue(GLUE)), CARD)
     bundle = load_bundle(tmp_path / "small")
     assert bundle.card == card
-    assert sorted(path.name for path in bundle.path.iterdir()) == ["extractor.onnx", "matcher.onnx", "model.yaml"]
+    assert sorted(path.name for path in bundle.path.iterdir()) == [
+        "extractor.onnx", "matcher_assign.onnx", "matcher_encode.onnx", "matcher_pair1.onnx", "matcher_pair2.onnx",
+        "model.yaml"]
     assert card.extractor["parameters"] == sum(parameter.numel() for parameter in SuperPoint(POINT).parameters())
     assert card.matcher["layers"] == 2
     assert set(card.measured["max_difference_to_torch"]) == {"scores", "descriptors", "similarity", "dustbin"}
