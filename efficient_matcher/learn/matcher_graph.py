@@ -67,7 +67,7 @@ class _Propagation:
         self.heads = layer.attn.heads
         self.query, self.key, self.value, merge, merge_bias = sorted_heads(layer.attn)
         weight, bias = _matrix(layer.mlp[0])
-        own, message = weight.chunk(2, dim=1)
+        own, message = weight.split([weight.shape[1] - len(merge), len(merge)], dim=1)
         weight = torch.cat([own, message @ merge], dim=1)
         self.hidden = fold_batch_norm(weight, bias + message @ merge_bias, layer.mlp[1])
         self.output = _matrix(layer.mlp[3])
@@ -106,8 +106,11 @@ def sorted_heads(attention: MultiHeadedAttention) -> tuple[tuple[Tensor, Tensor]
     depth = inner // attention.heads
     order = torch.arange(inner).view(depth, attention.heads).t().flatten()
     (query, query_bias), (key, _), (value, value_bias) = (_matrix(layer) for layer in attention.proj)
-    merge, merge_bias = _matrix(attention.merge)
     scale = 1 / math.sqrt(depth)
+    if attention.merge is None:  # folded: the layer that follows reads the heads as they lie here
+        return ((query[order] * scale, query_bias[order] * scale), key[order], value[order],
+                torch.eye(inner, dtype=torch.float64), value_bias[order])
+    merge, merge_bias = _matrix(attention.merge)
     return ((query[order] * scale, query_bias[order] * scale), key[order], value[order], merge[:, order],
             merge_bias + merge @ value_bias)
 

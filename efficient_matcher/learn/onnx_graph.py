@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 OPSET = 17  # with IR 8: what onnxruntime reads from 1.13 on
@@ -77,8 +77,10 @@ class Graph:
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 
 
-def fold_batch_norm(weight: Tensor, bias: Tensor, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(weight: Tensor, bias: Tensor, norm: _BatchNorm | nn.Identity) -> tuple[Tensor, Tensor]:
     """Weight [out,...] and bias [out] of the layer that equals layer and batch norm together, in float64."""
+    if isinstance(norm, nn.Identity):
+        return weight.double(), bias.double()
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
     return folded, (bias.double() - norm.running_mean.double()) * scale + norm.bias.double()

@@ -37,6 +37,7 @@ class SuperGlueConfig:
     head_dim: int = 0  # channels of a head; 0: descriptor_dim / heads
     layer_heads: tuple[int, ...] = ()  # heads of each of the 2 * layers layers; empty: `heads` in all
     layer_hidden: tuple[int, ...] = ()  # hidden width of each layer's MLP; empty: 2 * descriptor_dim in all
+    folded: bool = False  # no batch norms, no `merge`: the layers next to them have taken them over (see fold.py)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and model cards."""
@@ -81,11 +82,11 @@ class TokenBatchNorm(nn.BatchNorm1d):
         return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
-def mlp(widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers between `widths`, each but the last followed by batch norm and ReLU."""
+def mlp(widths: tuple[int, ...], folded: bool = False) -> nn.Sequential:
+    """Linear layers between `widths`, each but the last followed by batch norm (unless folded) and ReLU."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(widths[:-2], widths[1:-1]):
-        layers += [TokenLinear(inputs, outputs), TokenBatchNorm(outputs), nn.ReLU()]
+        layers += [TokenLinear(inputs, outputs), nn.Identity() if folded else TokenBatchNorm(outputs), nn.ReLU()]
     layers.append(TokenLinear(widths[-2], widths[-1]))
     nn.init.zeros_(layers[-1].bias)
     return nn.Sequential(*layers)
@@ -94,9 +95,9 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
 class KeypointEncoder(nn.Module):
     """Lifts position and detection score into the space of descriptors (equation 2)."""
 
-    def __init__(self, dim: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, dim: int, widths: tuple[int, ...], folded: bool = False) -> None:
         super().__init__()
-        self.encoder = mlp((3, *widths, dim))
+        self.encoder = mlp((3, *widths, dim), folded)
 
     def forward(self, keypoints: Tensor, scores: Tensor) -> Tensor:
         """Normalised keypoints [B,N,2] and scores [B,N] -> [B,N,C]."""
@@ -106,13 +107,13 @@ class KeypointEncoder(nn.Module):
 class MultiHeadedAttention(nn.Module):
     """Message to each token from the tokens of a source (equations 4 and 5)."""
 
-    def __init__(self, dim: int, heads: int, depth: int = 0) -> None:
-        """depth: channels of a head, dim / heads if not given."""
+    def __init__(self, dim: int, heads: int, depth: int = 0, folded: bool = False) -> None:
+        """depth: channels of a head, dim / heads if not given. folded: messages [B,N,heads * depth], head by head."""
         super().__init__()
         if not depth and dim % heads:
             raise ValueError(f"descriptor_dim {dim} is not a multiple of heads {heads}")
         self.heads, depth = heads, depth or dim // heads
-        self.merge = TokenLinear(heads * depth, dim)
+        self.merge = None if folded else TokenLinear(heads * depth, dim)
         self.proj = nn.ModuleList(TokenLinear(dim, heads * depth) for _ in range(3))
 
     def _project(self, layer: TokenLinear, x: Tensor) -> Tensor:
@@ -128,6 +129,8 @@ class MultiHeadedAttention(nn.Module):
         # Plain products: the backward pass of the fused attention is slow on CPUs.
         weights = (query / math.sqrt(query.shape[-1]) @ key.transpose(2, 3)).softmax(dim=-1)
         message = (weights @ value).transpose(1, 2).flatten(2)
+        if self.merge is None:
+            return message
         merge = self.merge.weight.view(x.shape[-1], -1, self.heads).transpose(1, 2).reshape(x.shape[-1], -1)
         return F.linear(message, merge, self.merge.bias)
 
@@ -135,10 +138,10 @@ class MultiHeadedAttention(nn.Module):
 class AttentionalPropagation(nn.Module):
     """One layer's update of the tokens from the message (equation 3)."""
 
-    def __init__(self, dim: int, heads: int, depth: int, hidden: int) -> None:
+    def __init__(self, dim: int, heads: int, depth: int, hidden: int, folded: bool = False) -> None:
         super().__init__()
-        self.attn = MultiHeadedAttention(dim, heads, depth)
-        self.mlp = mlp((2 * dim, hidden, dim))
+        self.attn = MultiHeadedAttention(dim, heads, depth, folded)
+        self.mlp = mlp((dim + (heads * depth if folded else dim), hidden, dim), folded)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """Tokens [B,N,C] and their source [B,M,C] -> what is added to the tokens [B,N,C]."""
@@ -148,9 +151,9 @@ class AttentionalPropagation(nn.Module):
 class AttentionalGNN(nn.Module):
     """Layers 0, 2, 4.. attend within an image, layers 1, 3, 5.. to the other image."""
 
-    def __init__(self, dim: int, sizes: list[tuple[int, int, int]]) -> None:
+    def __init__(self, dim: int, sizes: list[tuple[int, int, int]], folded: bool = False) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(AttentionalPropagation(dim, *own) for own in sizes)
+        self.layers = nn.ModuleList(AttentionalPropagation(dim, *own, folded) for own in sizes)
 
     def forward(self, x0: Tensor, x1: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Tokens [B,N,C], [B,M,C] -> the same shapes, after each pair of a self and a cross layer."""
@@ -180,8 +183,8 @@ class SuperGlue(nn.Module):
     def __init__(self, config: SuperGlueConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SuperGlueConfig()
-        self.kenc = KeypointEncoder(config.descriptor_dim, config.keypoint_encoder)
-        self.gnn = AttentionalGNN(config.descriptor_dim, config.layer_sizes())
+        self.kenc = KeypointEncoder(config.descriptor_dim, config.keypoint_encoder, config.folded)
+        self.gnn = AttentionalGNN(config.descriptor_dim, config.layer_sizes(), config.folded)
         self.final_proj = TokenLinear(config.descriptor_dim, config.descriptor_dim)
         self.bin_score = nn.Parameter(torch.tensor(1.0))
         if config.residual_init:

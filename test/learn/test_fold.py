@@ -1,0 +1,88 @@
+"""Folded networks compute the same, and their weights are those of the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from onnx import numpy_helper  # noqa: E402
+
+from efficient_matcher.learn.extractor_graph import extractor_model  # noqa: E402
+from efficient_matcher.learn.fold import folded  # noqa: E402
+from efficient_matcher.learn.matcher_graph import matcher_model  # noqa: E402
+from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig  # noqa: E402
+from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
+
+POINT = SuperPointConfig((4, 4, 8, 8, 8, 8, 16, 16), 8, 8, 16, batch_norm=True, location_width=4)
+GLUES = [SuperGlueConfig(16, (8, 16), 2, 4), SuperGlueConfig(16, (8,), 1, 2, head_dim=4, layer_heads=(3, 2),
+                                                            layer_hidden=(12, 20))]
+
+
+def moved(network: torch.nn.Module) -> torch.nn.Module:
+    """Every parameter and running statistic unlike its initial value."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                noise = torch.rand(value.shape, generator=generator)
+                value.add_(noise if name.endswith("running_var") else 0.4 * (noise - 0.5))
+    return network.eval()
+
+
+def inputs(dim: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(1, count, *rest, generator=generator) for count in (5, 7) for rest in ((2,), (), (dim,))]
+
+
+def constants(model: object) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def test_superpoint_computes_the_same_without_norms() -> None:
+    network = moved(SuperPoint(POINT))
+    result = folded(network)
+    assert not result.config.batch_norm and network.config.batch_norm
+    image = torch.rand(1, 1, 32, 40)
+    with torch.no_grad():
+        for found, expected in zip(result(image), network(image)):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", GLUES)
+def test_superglue_computes_the_same_without_norms_and_merge(config: SuperGlueConfig) -> None:
+    network = moved(SuperGlue(config))
+    result = folded(network)
+    assert result.config.folded and not any("merge" in name or "running" in name for name in result.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(result(*inputs(16)), network(*inputs(16)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", GLUES)
+def test_the_graph_holds_the_folded_weights_themselves(config: SuperGlueConfig) -> None:
+    network = folded(moved(SuperGlue(config)))
+    found = constants(matcher_model(network))
+    np.testing.assert_array_equal(found["gnn.1.hidden.weight"], network.gnn.layers[1].mlp[0].weight[:, :, 0].detach().t())
+    with torch.no_grad():  # three values, and a factor: three values in the graph
+        query = network.gnn.layers[0].attn.proj[0].weight
+        query.copy_(torch.tensor([-0.1, 0.0, 0.7])[torch.randint(3, query.shape)])
+    assert len(np.unique(constants(matcher_model(network))["gnn.0.query.weight"])) == 3
+
+
+def test_the_graph_of_a_folded_superpoint_is_that_of_the_original() -> None:
+    network = moved(SuperPoint(POINT))
+    found, expected = constants(extractor_model(folded(network))), constants(extractor_model(network))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_folding_twice_changes_nothing() -> None:
+    for network in (moved(SuperPoint(POINT)), moved(SuperGlue(GLUES[0]))):
+        once = folded(network)
+        twice = folded(once)
+        assert twice is not once and twice.config == once.config
+        for name, value in once.state_dict().items():
+            torch.testing.assert_close(twice.state_dict()[name], value, rtol=0, atol=0)
