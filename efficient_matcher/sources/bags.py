@@ -7,7 +7,7 @@ reason and skipped; a bag that cannot be read is a SourceError naming it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,6 +99,15 @@ class ImageBag:
             if connection.msgtype == CAMERA_INFO_TYPE:
                 return self._deserialize(raw, connection.msgtype)
         return None
+
+    def topics(self, message_types: Container[str]) -> list[str]:
+        """The topics of these message types that hold messages, by name."""
+        return sorted({c.topic for c in self._reader.connections if c.msgtype in message_types and c.msgcount})
+
+    def messages(self, topic: str) -> Iterator[Any]:
+        """All messages of any topic. Raises MatcherError when one cannot be read."""
+        for connection, _, raw in self._messages(topic):
+            yield self._deserialize(raw, connection.msgtype)
 
     def _choose(self, topic: str | None) -> str:
         images = [c for c in self._reader.connections if c.msgtype in IMAGE_TYPES]
