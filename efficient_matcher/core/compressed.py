@@ -1,15 +1,15 @@
 """Model files whose weights are stored entropy-coded, turned back into the very bytes that were compressed.
 
 A compressed file is the original with the numbers of its large tensors cut out: the rest (the graph), and of each
-tensor where it belongs and its values in one of three forms, with or without the positions of its zeros. Only
-Python's own lzma and numpy are needed. The SHA-256 of the original is in the file and is checked, so what runs is
-what was evaluated, bit by bit.
+tensor where it belongs and its values in one of three forms, with or without the positions of its zeros. Numbers are
+Huffman coded (zlib), the graph goes through lzma: both are Python's own, and together within 1 % of an arithmetic
+coder. The SHA-256 of the original is in the file and is checked, so what runs is what was evaluated, bit by bit.
 
     b"EMPACK1\\n", uint32 n (little endian), header (n bytes, JSON through lzma), the coded streams one after the other
 
 header: `sha256` and `bytes` of the original, `rest` (a stream), `tensors`: of each `at` (first byte in the original),
 `dtype`, `count`, `form` (raw, half, codebook), `sparse`, and `streams` in the order `_tensor` reads them. A stream is
-[bytes of content, bytes in the file, lc], lc being the one setting of lzma that differs.
+[bytes of content, bytes in the file, coder], the coder being "zlib" (raw deflate) or "lzma" (.xz without check).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hashlib
 import json
 import lzma
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,6 @@ from efficient_matcher.errors import BundleError
 MAGIC = b"EMPACK1\n"
 GAP_GOES_ON = 255  # in a gap of zeros: add 255 and read on
 _LIMIT = 1 << 31  # bytes of an original; protobuf, in which models are written, ends there too
-
-
-def coder(lc: int) -> list[dict[str, int]]:
-    """Filters of Python's lzma for a raw stream; `lc` bits of the byte before are context (0 suits weights)."""
-    return [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": 0, "pb": 0, "dict_size": 1 << 20}]
 
 
 def model_content(path: Path | str) -> str | bytes:
@@ -72,7 +68,8 @@ def unpacked(data: bytes) -> bytes:
         # Whatever the damage was, this finds it; all else only keeps damage from being a traceback.
         if hashlib.sha256(original).hexdigest() != header["sha256"]:
             raise ValueError("content differs from its SHA-256")
-    except (ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, lzma.LZMAError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error,
+            lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"compressed model is damaged or cut short: {error or type(error).__name__}") from None
     return original
 
@@ -100,19 +97,19 @@ def _assembled(header: dict[str, Any], content: memoryview) -> bytes:
     return b"".join([*pieces, rest[taken:]])
 
 
-def _reader(content: memoryview, most: int) -> Callable[[list[int]], bytes]:
+def _reader(content: memoryview, most: int) -> Callable[[list[Any]], bytes]:
     """Reads the next stream of at most `most` bytes."""
     position = 0
 
-    def read(stream: list[int]) -> bytes:
+    def read(stream: list[Any]) -> bytes:
         nonlocal position
-        size, stored, lc = stream
+        size, stored, coder = stream
         if not 0 <= size <= most or position + stored > len(content):
             raise ValueError("a stream is too long")
         if not size:
             return b""
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=coder(lc))
-        found = decoder.decompress(content[position:position + stored], max_length=size)
+        decoder = zlib.decompressobj(-zlib.MAX_WBITS) if coder == "zlib" else lzma.LZMADecompressor()
+        found = decoder.decompress(content[position:position + stored], size)
         if len(found) != size:
             raise ValueError("a stream ends early")
         position += stored
@@ -128,8 +125,7 @@ def _tensor(entry: dict[str, Any], read: Callable[[list[int]], bytes]) -> bytes:
     stored = count if places is None else len(places)
     if entry["form"] == "codebook":
         codebook = from_planes(read(next(streams)), dtype)
-        indices = np.frombuffer(read(next(streams)), np.uint8)
-        values = codebook[indices if len(codebook) <= 256 else from_planes(indices.tobytes(), np.dtype("<u2"))]
+        values = codebook[_indices(read(next(streams)), len(codebook), stored)]
     else:
         kind = np.dtype("<f2") if entry["form"] == "half" else dtype
         values = from_planes(read(next(streams)), kind).astype(dtype)
@@ -140,6 +136,20 @@ def _tensor(entry: dict[str, Any], read: Callable[[list[int]], bytes]) -> bytes:
     full = np.zeros(count, dtype)
     full[places] = values
     return full.tobytes()
+
+
+def _indices(content: bytes, codes: int, count: int) -> NDArray[Any]:
+    """`count` indices below `codes`; several share a byte where they fit, which Huffman codes better."""
+    if codes > 256:
+        return from_planes(content, np.dtype("<u2"))
+    together, octets = per_byte(codes), np.frombuffer(content, np.uint8)
+    shifts = np.arange(together, dtype=np.uint8) * np.uint8(8 // together)
+    return (octets[:, None] >> shifts & np.uint8((1 << 8 // together) - 1)).reshape(-1)[:count]
+
+
+def per_byte(codes: int) -> int:
+    """How many indices below `codes` (at most 256) share a byte, the first in the lowest bits."""
+    return 4 if codes <= 4 else 2 if codes <= 16 else 1
 
 
 def _places(gaps: bytes) -> NDArray[np.intp]:

@@ -12,6 +12,7 @@ import lzma
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,15 +23,14 @@ import onnx
 from numpy.typing import NDArray
 
 from efficient_matcher.core.bundle import file_sha256, load_bundle, write_card
-from efficient_matcher.core.compressed import GAP_GOES_ON, MAGIC, coder, is_compressed, restored, to_planes, unpacked
+from efficient_matcher.core.compressed import GAP_GOES_ON, MAGIC, is_compressed, per_byte, restored, to_planes, unpacked
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_bytes_atomic
 from efficient_matcher.records import ModelCard
 
 SMALL = 256  # bytes; smaller tensors stay where they are
-SPARSE_FROM = 0.4  # share of zeros from which their positions are stored; below, zero is a value as any other
+SPARSE_FROM = 0.2  # share of zeros from which their positions are stored; below, zero is a value as any other
 CODEBOOK_UP_TO = 1 << 16
-TEXT_LC, WEIGHTS_LC = 3, 0
 DTYPES = {onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.FLOAT16: "<f2", onnx.TensorProto.INT8: "|i1",
           onnx.TensorProto.UINT8: "|u1", onnx.TensorProto.INT32: "<i4", onnx.TensorProto.DOUBLE: "<f8"}
 
@@ -42,11 +42,11 @@ class _Coded:
     tensors: list[dict[str, Any]] = field(default_factory=list)
     streams: list[bytes] = field(default_factory=list)
 
-    def add(self, content: bytes, lc: int) -> list[int]:
+    def add(self, content: bytes, coder: str = "zlib") -> list[Any]:
         """Code a stream; returns its entry in the header."""
-        coded = lzma.compress(content, lzma.FORMAT_RAW, filters=encoder(lc)) if content else b""
+        coded = (huffman(content) if coder == "zlib" else _xz(content)) if content else b""
         self.streams.append(coded)
-        return [len(content), len(coded), lc]
+        return [len(content), len(coded), coder]
 
 
 def packed(model: bytes) -> bytes:
@@ -59,21 +59,28 @@ def packed(model: bytes) -> bytes:
     starts = [*(at for at, _, _ in holes), len(model)]
     rest = b"".join(model[end:start] for end, start in zip(ends, starts))
     coded = _Coded()
-    rest_stream = coded.add(rest, TEXT_LC)
+    rest_stream = coded.add(rest, "lzma")
     for at, raw, dtype in holes:
         coded.tensors.append({"at": at, **_coded_tensor(coded, np.frombuffer(raw, dtype))})
     header = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model), "rest": rest_stream,
               "tensors": coded.tensors}
-    head = lzma.compress(json.dumps(header, separators=(",", ":")).encode(), preset=9)
+    head = _xz(json.dumps(header, separators=(",", ":")).encode())
     data = b"".join([MAGIC, struct.pack("<I", len(head)), head, *coded.streams])
     if unpacked(data) != model:
         raise MatcherError("a compressed model did not come back as it was; please report this")
     return data
 
 
-def encoder(lc: int) -> list[dict[str, int]]:
-    """`core.compressed.coder` with what only compressing needs."""
-    return [{**coder(lc)[0], "mode": lzma.MODE_NORMAL, "nice_len": 273, "mf": lzma.MF_BT4, "depth": 64}]
+def huffman(content: bytes) -> bytes:
+    """A raw deflate stream: plain Huffman codes, or with repetitions where that is shorter, as among equal weights."""
+    def deflated(strategy: int) -> bytes:
+        coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+        return coder.compress(content) + coder.flush()
+    return min(deflated(zlib.Z_HUFFMAN_ONLY), deflated(zlib.Z_DEFAULT_STRATEGY), key=len)
+
+
+def _xz(content: bytes) -> bytes:
+    return lzma.compress(content, preset=9, check=lzma.CHECK_NONE)
 
 
 def pack_bundle(source: Path | str, out: Path | str, note: dict[str, Any] | None = None) -> ModelCard:
@@ -157,11 +164,11 @@ def _coded_tensor(coded: _Coded, values: NDArray[Any]) -> dict[str, Any]:
     zero = bits == 0
     if zero.mean() >= SPARSE_FROM:
         entry["sparse"] = True
-        entry["streams"].append(coded.add(_gaps(np.flatnonzero(~zero)), WEIGHTS_LC))
+        entry["streams"].append(coded.add(_gaps(np.flatnonzero(~zero))))
         values, bits = values[~zero], bits[~zero]
     known, indices = np.unique(bits, return_inverse=True)
     entry["form"], contents = _form(values, known, indices.reshape(-1))
-    entry["streams"] += [coded.add(content, WEIGHTS_LC) for content in contents]
+    entry["streams"] += [coded.add(content) for content in contents]
     return entry
 
 
@@ -172,14 +179,21 @@ def _form(values: NDArray[Any], known: NDArray[Any], indices: NDArray[np.intp]) 
         order = np.argsort(codebook, kind="stable")  # neighbours in value, which are alike in frequency
         rank = np.empty(len(order), np.intp)
         rank[order] = np.arange(len(order))
-        kind = np.uint8 if len(known) <= 256 else np.dtype("<u2")
-        return "codebook", [to_planes(np.ascontiguousarray(codebook[order])), to_planes(rank[indices].astype(kind))]
+        return "codebook", [to_planes(np.ascontiguousarray(codebook[order])), _indices(rank[indices], len(known))]
     if values.dtype == np.float32:
         with np.errstate(over="ignore"):
             half = values.astype("<f2")
         if np.array_equal(half.astype("<f4").view("u4"), values.view("u4")):
             return "half", [to_planes(half)]
     return "raw", [to_planes(np.ascontiguousarray(values))]
+
+
+def _indices(indices: NDArray[np.intp], codes: int) -> bytes:
+    if codes > 256:
+        return to_planes(indices.astype("<u2"))
+    together = per_byte(codes)
+    padded = np.append(indices, np.zeros(-len(indices) % together, np.intp)).reshape(-1, together)
+    return (padded << np.arange(together) * (8 // together)).sum(axis=1).astype(np.uint8).tobytes()
 
 
 def _gaps(places: NDArray[np.intp]) -> bytes:

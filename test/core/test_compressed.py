@@ -26,7 +26,7 @@ SPARSE[3:3000] = 0  # a gap of more than 255
 ODD = np.array([0.0, -0.0, np.inf, np.nan, 1e-45] * 40, np.float32)
 TENSORS = {
     "normal": RNG.normal(size=(30, 40)).astype(np.float32), "codes": CODES[RNG.integers(0, 16, (60, 50))],
-    "many_codes": RNG.normal(size=700).astype(np.float32)[RNG.integers(0, 700, 4000)], "sparse": SPARSE,
+    "four_codes": CODES[RNG.integers(0, 4, 1003)], "many_codes": RNG.normal(size=700).astype(np.float32)[RNG.integers(0, 700, 4000)], "sparse": SPARSE,
     "sparse_codes": np.where(SPARSE == 0, 0, CODES[RNG.integers(0, 16, 9000)]).astype(np.float32), "odd": ODD,
     "half": RNG.normal(size=500).astype(np.float16).astype(np.float32), "zeros": np.zeros((40, 40), np.float32),
     "int8": RNG.integers(-128, 128, (20, 30)).astype(np.int8), "small": np.arange(5, dtype=np.int64),
@@ -57,14 +57,14 @@ def test_a_model_of_all_kinds_and_twice_the_same_tensor_comes_back_exactly() -> 
 
 def test_sixteen_values_take_about_four_bits() -> None:
     codes = CODES[RNG.integers(0, 16, 40000)]
-    assert 20000 <= coded_bytes(codes=codes) < 1.1 * 20000  # 16 equally frequent values: 4 bits each
+    assert 20000 <= coded_bytes(codes=codes) < 1.05 * 20000  # 16 equally frequent values: 4 bits each
 
 
 def test_a_tenth_of_sixteen_values_is_near_its_entropy() -> None:
     mask = RNG.random(100_000) < 0.1
     values = np.where(mask, CODES[RNG.integers(0, 16, 100_000)], 0).astype(np.float32)
     entropy = 100_000 * (0.469 + 0.1 * 4) / 8  # of a biased coin, and of the values
-    assert entropy <= coded_bytes(values=values) < 1.12 * entropy
+    assert entropy <= coded_bytes(values=values) < 1.06 * entropy
 
 
 def test_gaps_of_known_places() -> None:
