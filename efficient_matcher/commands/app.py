@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional  # typer evaluates these on every Py
 import typer
 from typer.core import TyperGroup
 
-from efficient_matcher.commands import app_evaluate, app_models
+from efficient_matcher.commands import app_compress, app_evaluate, app_models, app_pose
 from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, OverwriteOption, SetOption,
                                                 ThreadsOption, settings_of)
 from efficient_matcher.errors import MatcherError
@@ -198,6 +198,8 @@ def _exit_if_stopped(finished: bool) -> None:
 
 app.command()(app_models.export)
 app.add_typer(app_models.train, name="train")
+app.add_typer(app_compress.finetune, name="finetune")
 app.add_typer(app_models.evaluate, name="evaluate")
 app.command()(app_models.bench)
 app.command("make-pairs")(app_evaluate.make_pairs)
+app.command("make-scenes")(app_pose.make_scenes)

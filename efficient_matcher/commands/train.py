@@ -73,12 +73,12 @@ def _superpoint_process(options: TrainOptions, processes: int) -> None:
     config = config.going_on(start.config) if start is not None else config
     config = replace(config, loop=_loop(config.loop, options),
                      pairs=replace(config.pairs, pairs=options.pairs or config.pairs.pairs))
-    images = _images(options)
+    images = training_images(options)
     cache = options.out / "labels.npz"
-    labels = once_first(lambda: label_images(images, cache, processes, _reporter("labelling images")))
+    labels = once_first(lambda: label_images(images, cache, processes, reporter("labelling images")))
     network, hours = train_superpoint(images, labels, config, options.out, start)
     _save(options, "superpoint", network,
-          {**_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
+          {**run_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
 
 
 def _superglue_process(options: TrainOptions, processes: int) -> None:
@@ -89,17 +89,17 @@ def _superglue_process(options: TrainOptions, processes: int) -> None:
         raise MatcherError("training SuperGlue needs the weights of a SuperPoint")
     config = SuperGlueTraining()
     config = replace(config, loop=_loop(config.loop, options), pairs=options.pairs or config.pairs)
-    images = _images(options)
+    images = training_images(options)
     extractor = load_superpoint(options.superpoint)
     start = load_superglue(options.start) if options.start is not None else None
     config = replace(config, network=start.config if start is not None else config.network)
     if extractor.config.descriptor_dim != config.network.descriptor_dim:
         raise MatcherError(f"{options.superpoint}: descriptors of {extractor.config.descriptor_dim} numbers, "
                            f"the matcher takes {config.network.descriptor_dim}")
-    views = gather_views(extractor, images, config.views, options.seed, options.out, _reporter("extracting views"))
+    views = gather_views(extractor, images, config.views, options.seed, options.out, reporter("extracting views"))
     network, hours = train_superglue(views, config, options.out, start)
     _save(options, "superglue", network,
-          {**_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
+          {**run_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
 
 
 def _begun_with(options: TrainOptions) -> dict[str, Any]:
@@ -107,7 +107,8 @@ def _begun_with(options: TrainOptions) -> dict[str, Any]:
     return {} if options.start is None else {"begun_with": read_weights(options.start).notes.get("training", {})}
 
 
-def _images(options: TrainOptions) -> Any:
+def training_images(options: Any) -> Any:
+    """The images of `options.images`, at most `options.limit`; process 0 says what was skipped."""
     import cv2
 
     from efficient_matcher.learn.data import load_images
@@ -124,7 +125,8 @@ def _loop(loop: Any, options: TrainOptions) -> Any:
     return replace(loop, steps=options.steps or loop.steps, seed=options.seed)
 
 
-def _notes(options: TrainOptions, processes: int, hours: float, images: Any) -> dict[str, Any]:
+def run_notes(options: Any, processes: int, hours: float, images: Any) -> dict[str, Any]:
+    """What a weight file says of the run that made it."""
     return {"data": options.data or f"{len(images)} images of a folder named {options.images.name}",
             "images": len(images), "skipped_images": len(images.skipped), "seed": options.seed,
             "processes": processes, "hours": round(hours, 2)}
@@ -139,7 +141,7 @@ def _save(options: TrainOptions, architecture: str, network: Any, training: dict
         save_weights(options.out / f"{architecture}.safetensors", network, {"licence": LICENCE, "training": training})
 
 
-def _reporter(what: str) -> Callable[[int, int], None]:
+def reporter(what: str) -> Callable[[int, int], None]:
     """Says every tenth how far `what` has come."""
     from efficient_matcher.learn.parallel import rank
 

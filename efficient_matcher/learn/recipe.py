@@ -59,8 +59,11 @@ def read_recipe(path: Path, kind: type[T]) -> T:
         raise RecipeError(f"{path}: {error}") from None
 
 
-def from_mapping(values: Any, kind: type[T], prefix: str = "") -> T:
-    """Plain values as a `kind`, checked as `read_recipe` checks. Raises RecipeError naming the field."""
+def from_mapping(values: Any, kind: type[T], prefix: str = "", base: T | None = None) -> T:
+    """Plain values as a `kind`, checked as `read_recipe` checks; what is not given stays as in `base`, if that is.
+
+    Raises RecipeError naming the field.
+    """
     if not isinstance(values, Mapping):
         raise RecipeError(f"{prefix.rstrip('.') or 'a recipe'} must be a mapping of keys, got {values!r}")
     known = {entry.name: entry for entry in fields(kind)}
@@ -68,13 +71,12 @@ def from_mapping(values: Any, kind: type[T], prefix: str = "") -> T:
         if key not in known:
             raise RecipeError(f"unknown key '{prefix}{key}' (known: {', '.join(known)})")
     for name, entry in known.items():
-        if name not in values and entry.default is MISSING and entry.default_factory is MISSING:
+        if base is None and name not in values and entry.default is MISSING and entry.default_factory is MISSING:
             raise RecipeError(f"key '{prefix}{name}' is missing")
     hints = get_type_hints(kind)
-    checked = {key: _checked(value, hints[key], known[key].metadata, f"{prefix}{key}")
-               for key, value in values.items()}
+    checked = {key: _checked(value, hints[key], known[key], f"{prefix}{key}") for key, value in values.items()}
     try:
-        return kind(**checked)
+        return kind(**checked) if base is None else dataclasses.replace(base, **checked)
     except ValueError as error:
         raise RecipeError(f"{prefix}{error}") from None
 
@@ -100,12 +102,18 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _checked(value: Any, kind: Any, limits: Mapping[str, Any], name: str) -> Any:
+def _checked(value: Any, kind: Any, entry: dataclasses.Field[Any], name: str) -> Any:
+    if is_dataclass(kind):  # a part of which only something is given keeps the rest of this recipe's own default
+        return from_mapping(value, kind, f"{name}.", entry.default if is_dataclass(entry.default) else None)
+    return _checked_value(value, kind, entry.metadata, name)
+
+
+def _checked_value(value: Any, kind: Any, limits: Mapping[str, Any], name: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _checked(value, next(a for a in arguments if a is not type(None)), limits, name)
+        return _checked_value(value, next(a for a in arguments if a is not type(None)), limits, name)
     if is_dataclass(kind):
         return from_mapping(value, kind, f"{name}.")
     if origin is tuple:
@@ -113,7 +121,7 @@ def _checked(value: Any, kind: Any, limits: Mapping[str, Any], name: str) -> Any
     if origin is dict:
         if not isinstance(value, Mapping):
             raise RecipeError(f"{name} must be a mapping, got {value!r}")
-        return {key: _checked(entry, arguments[1], limits, f"{name}.{key}") for key, entry in value.items()}
+        return {key: _checked_value(entry, arguments[1], limits, f"{name}.{key}") for key, entry in value.items()}
     if origin is Literal:
         return _limited(value, {"choices": arguments}, name)
     return _limited(_typed(value, kind, name), limits, name)
@@ -125,7 +133,7 @@ def _checked_tuple(value: Any, arguments: tuple[Any, ...], limits: Mapping[str, 
     kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
     if len(kinds) != len(value):
         raise RecipeError(f"{name} must have {len(kinds)} entries, got {len(value)}")
-    return tuple(_checked(entry, kind, limits, f"{name}[{i}]") for i, (entry, kind) in enumerate(zip(value, kinds)))
+    return tuple(_checked_value(entry, kind, limits, f"{name}[{i}]") for i, (entry, kind) in enumerate(zip(value, kinds)))
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:

@@ -91,17 +91,23 @@ def draw_pairs(views: ViewSet, pairs: int, keypoints: int, rng: np.random.Genera
     return MatchBatch(*side(first), *side(second), H_0to1)
 
 
+def batch_tokens(network: SuperGlue, batch: MatchBatch, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    """The network's tokens after each pair of layers; size is the views' (width, height)."""
+    return network.tokens(normalize_keypoints(batch.keypoints0, *size), batch.scores0, batch.descriptors0,
+                          normalize_keypoints(batch.keypoints1, *size), batch.scores1, batch.descriptors1)
+
+
 def superglue_loss(
-    network: SuperGlue, batch: MatchBatch, config: SuperGlueTraining
+    network: SuperGlue, batch: MatchBatch, config: SuperGlueTraining,
+    tokens: list[tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Negative log-likelihood of the true assignment (SuperGlue, equation 10), and figures for the log.
 
     The two kinds weigh 1 and `unmatched_weight` however many keypoints there are of each. Besides the last
-    pair of layers one random earlier pair is asked for its assignment.
+    pair of layers one random earlier pair is asked for its assignment. tokens: of the batch, where they are known.
     """
     size = (config.views.width, config.views.height)
-    tokens = network.tokens(normalize_keypoints(batch.keypoints0, *size), batch.scores0, batch.descriptors0,
-                            normalize_keypoints(batch.keypoints1, *size), batch.scores1, batch.descriptors1)
+    tokens = tokens or batch_tokens(network, batch, size)
     truth = ground_truth(batch, config.match_px, config.no_match_px, size)
     loss, figures = _assignment_loss(network, tokens[-1], truth, config)
     if len(tokens) > 1 and config.early_weight:

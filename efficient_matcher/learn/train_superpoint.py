@@ -85,12 +85,16 @@ def train_superpoint(
 
 
 def superpoint_loss(
-    learner: Learner, batch: PairBatch, config: SuperPointTraining, progress: float
+    learner: Learner, batch: PairBatch, config: SuperPointTraining, progress: float,
+    outputs: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one batch at `progress` in [0,1) of the run, and its parts for the log."""
+    """Loss of one batch at `progress` in [0,1) of the run, and its parts for the log.
+
+    outputs: the network's, where they are known already.
+    """
     size = (batch.images.shape[3], batch.images.shape[2])
     shape = (len(batch.images), size[1], size[0])
-    logits, coarse = learner.network(batch.images.contiguous(memory_format=torch.channels_last))
+    logits, coarse = outputs or learner.network(batch.images.contiguous(memory_format=torch.channels_last))
     scores = score_map(logits)
     peaks, found = find_peaks(scores, config.peaks)
     (points0, points1), (found0, found1) = centroids(scores, peaks).chunk(2), found.chunk(2)

@@ -14,6 +14,7 @@ from efficient_matcher.learn.recipe import SHIPPED, find_recipe, from_mapping, r
 @dataclass(frozen=True)
 class Part:
     rate: float = setting(1e-3, minimum=0.0)
+    steps: int = 7
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Toy:
     layers: dict[str, float] = setting(dict, minimum=0.0, below=1.0)
     widths: tuple[int, ...] | None = setting(None, minimum=1)
     kind: Literal["a", "b"] = "a"
-    part: Part = Part()
+    part: Part = Part(steps=9)
+    other: Part | None = None
     again: bool = False
 
     def __post_init__(self) -> None:
@@ -37,8 +39,8 @@ def read(folder: Path, text: str) -> Toy:
 
 
 def test_a_recipe_reads_back_as_written(tmp_path: Path) -> None:
-    toy = read(tmp_path, "ratio: 0\nlayers: {conv1a: 0.5}\nwidths: [8, 16]\npart: {rate: 1e-4}\nagain: true\n")
-    assert toy == Toy(0.0, {"conv1a": 0.5}, (8, 16), "a", Part(1e-4), True)
+    toy = read(tmp_path, "ratio: 0\nlayers: {conv1a: 0.5}\nwidths: [8, 16]\npart: {rate: 1e-4}\nother: {}\nagain: true\n")
+    assert toy == Toy(0.0, {"conv1a": 0.5}, (8, 16), "a", Part(1e-4, 9), Part(), True)
     assert from_mapping(to_mapping(toy), Toy) == toy
 
 

@@ -1,0 +1,108 @@
+"""Subcommands that make trained networks smaller: arguments to a call, nothing more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, List, Optional  # typer evaluates these on every Python we support
+
+import typer
+
+from efficient_matcher.commands.app_models import (
+    DataOption, ImagesOption, LimitOption, PairsOption, ProcessesOption, RunOption, SeedOption, StepsOption)
+from efficient_matcher.commands.options import JsonOption
+
+finetune = typer.Typer(no_args_is_help=True, help="Train pruned or narrowed networks on, alone or taught by the dense "
+                       "ones; a run that was stopped goes on where its folder's checkpoint left it.")
+
+SuperPointOption = Annotated[Optional[Path], typer.Option(
+    "--superpoint", metavar="FILE", help="Weights to begin with. [dim]default: the teacher's[/dim]")]
+SuperGlueOption = Annotated[Optional[Path], typer.Option(
+    "--superglue", metavar="FILE", help="Weights to begin with. [dim]default: the teacher's[/dim]")]
+SuperPointTeacher = Annotated[Optional[Path], typer.Option(
+    "--teacher-superpoint", metavar="FILE", help="Dense SuperPoint to learn from.")]
+SuperGlueTeacher = Annotated[Optional[Path], typer.Option(
+    "--teacher-superglue", metavar="FILE", help="Dense SuperGlue to learn from.")]
+RecipeOption = Annotated[Optional[str], typer.Option(
+    "--recipe", metavar="NAME|YAML", help="Recipe: one that ships, or a file. [dim]default: built in[/dim]")]
+LabelsOption = Annotated[Optional[Path], typer.Option(
+    "--labels", metavar="FILE", help="Labels of an earlier run. [dim]default: labels.npz in --out, made if missing[/dim]")]
+SizeOption = Annotated[Optional[List[str]], typer.Option(
+    "--size", metavar="LAYER=N", help="Bring a layer to N channels, heads or pairs first; may be repeated.")]
+WidthsOption = Annotated[Optional[str], typer.Option(
+    "--widths", metavar="N,N,..", help="The same for the encoder's eight layers.")]
+
+
+@finetune.command("superpoint")
+def finetune_superpoint(
+    images: ImagesOption,
+    out: RunOption,
+    superpoint: SuperPointOption = None,
+    teacher: Annotated[Optional[Path], typer.Option(
+        "--teacher", "--teacher-superpoint", metavar="FILE", help="Dense SuperPoint to learn from.")] = None,
+    recipe: RecipeOption = None,
+    widths: WidthsOption = None,
+    size: SizeOption = None,
+    labels: LabelsOption = None,
+    steps: StepsOption = None,
+    pairs: PairsOption = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    limit: LimitOption = None,
+    data: DataOption = "",
+    json: JsonOption = None,
+) -> None:
+    """Finetune the extractor, made smaller first if asked; writes superpoint.safetensors."""
+    from efficient_matcher.commands import finetune as command
+    command.run(command.FinetuneOptions(
+        images, out, superpoint, None, teacher, None, recipe, command.parse_sizes(widths, size), labels, steps, pairs,
+        seed, processes, limit, data, json), "superpoint")
+
+
+@finetune.command("superglue")
+def finetune_superglue(
+    images: ImagesOption,
+    extractor: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of the SuperPoint it reads.")],
+    out: RunOption,
+    superglue: SuperGlueOption = None,
+    teacher: Annotated[Optional[Path], typer.Option(
+        "--teacher", "--teacher-superglue", metavar="FILE", help="Dense SuperGlue to learn from.")] = None,
+    recipe: RecipeOption = None,
+    size: SizeOption = None,
+    steps: StepsOption = None,
+    pairs: PairsOption = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    limit: LimitOption = None,
+    data: DataOption = "",
+    json: JsonOption = None,
+) -> None:
+    """Finetune the matcher, made smaller first if asked; writes superglue.safetensors."""
+    from efficient_matcher.commands import finetune as command
+    command.run(command.FinetuneOptions(
+        images, out, extractor, superglue, None, teacher, recipe, command.parse_sizes(None, size), None, steps, pairs,
+        seed, processes, limit, data, json), "superglue")
+
+
+@finetune.command("both")
+def finetune_both(
+    images: ImagesOption,
+    out: RunOption,
+    superpoint: SuperPointOption = None,
+    superglue: SuperGlueOption = None,
+    teacher_superpoint: SuperPointTeacher = None,
+    teacher_superglue: SuperGlueTeacher = None,
+    recipe: RecipeOption = None,
+    labels: LabelsOption = None,
+    steps: StepsOption = None,
+    pairs: PairsOption = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    limit: LimitOption = None,
+    data: DataOption = "",
+    json: JsonOption = None,
+) -> None:
+    """Finetune both together through the matcher's loss; writes both weight files."""
+    from efficient_matcher.commands import finetune as command
+    command.run(command.FinetuneOptions(
+        images, out, superpoint, superglue, teacher_superpoint, teacher_superglue, recipe, {}, labels, steps, pairs,
+        seed, processes, limit, data, json), "both")

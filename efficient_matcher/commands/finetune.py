@@ -1,0 +1,196 @@
+"""`efficient-matcher finetune superpoint | superglue | both`: weight files to better ones of the same or smaller size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.commands.train import reporter, run_notes, training_images
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.files import write_json
+
+ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")
+RESULTS = {"superpoint": ("superpoint",), "superglue": ("superglue",), "both": ("superpoint", "superglue")}
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """images: folder of training images; out: folder of the run, which is resumed if it exists.
+
+    superpoint, superglue: weight files to begin with; the teachers' where not given. recipe: a file, or the name of
+    one that ships. sizes: added to the recipe's. labels: file of labels that were made earlier. The rest as in
+    `train.TrainOptions`.
+    """
+
+    images: Path
+    out: Path
+    superpoint: Path | None = None
+    superglue: Path | None = None
+    teacher_superpoint: Path | None = None
+    teacher_superglue: Path | None = None
+    recipe: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    labels: Path | None = None
+    steps: int | None = None
+    pairs: int | None = None
+    seed: int = 0
+    processes: int = 0
+    limit: int | None = None
+    data: str = ""
+    json: Path | None = None
+
+
+def parse_sizes(widths: str | None, sizes: list[str] | None) -> dict[str, int]:
+    """`16,16,..` for the eight encoder layers and `NAME=N` texts, as one mapping. Raises MatcherError."""
+    found: dict[str, int] = {}
+    try:
+        if widths is not None:
+            found = {name: int(width) for name, width in zip(ENCODER, widths.split(","), strict=True)}
+        found.update({name: int(size) for name, size in (text.split("=") for text in sizes or [])})
+    except ValueError:
+        raise MatcherError("sizes are eight whole numbers for --widths, and NAME=N for --size") from None
+    return found
+
+
+def run(options: FinetuneOptions, what: str) -> dict[str, Any]:
+    """Finetune `what` (a key of RESULTS) and write weight files into `out`; returns what --json writes.
+
+    Raises MatcherError.
+    """
+    from efficient_matcher.learn.parallel import launch
+    from efficient_matcher.learn.weights import read_weights
+    if not options.images.is_dir():
+        raise MatcherError(f"{options.images}: no such folder")
+    _check(options, what)  # before processes start
+    options.out.mkdir(parents=True, exist_ok=True)
+    processes = options.processes or len(os.sched_getaffinity(0))
+    launch(_process, processes, options, what, processes)
+    report = {}
+    for name in RESULTS[what]:
+        path = options.out / f"{name}.safetensors"
+        notes = read_weights(path).notes
+        report[name] = {"weights": str(path), **notes}
+        shown = {key: notes["training"][key] for key in ("images", "hours", "parameters", "nonzero_parameters")}
+        print_table(f"wrote {path}", [(key, str(value)) for key, value in shown.items()])
+    if options.json is not None:
+        write_json(options.json, report)
+    return report
+
+
+def _check(options: FinetuneOptions, what: str) -> None:
+    """Raise MatcherError for what would fail later, in the processes."""
+    from efficient_matcher.learn.channels import check_targets
+    recipe = _recipe(options, what)
+    for name in RESULTS[what]:
+        network = _load(options, name)
+        check_targets(network, getattr(recipe, "sizes", {}))
+        ramp = getattr(recipe, "prune", None) or getattr(recipe, f"prune_{name}", None)
+        if ramp is not None:
+            from efficient_matcher.learn.prune import prune_magnitude
+            prune_magnitude(network, ramp)
+
+
+def _process(options: FinetuneOptions, what: str, processes: int) -> None:
+    recipe, images = _recipe(options, what), training_images(options)
+    finetune = {"superpoint": _superpoint, "superglue": _superglue, "both": _both}[what]
+    networks, hours = finetune(options, recipe, images, processes)
+    _save(options, what, networks, {**run_notes(options, processes, hours, images)}, recipe)
+
+
+def _superpoint(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> tuple[list[Any], float]:
+    from efficient_matcher.learn.finetune import finetune_superpoint
+    network, hours = finetune_superpoint(_load(options, "superpoint"), images, _labels(options, recipe, images, processes),
+                                         recipe, options.out, _teacher(options, "superpoint"))
+    return [network], hours
+
+
+def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> tuple[list[Any], float]:
+    from efficient_matcher.learn.finetune_matching import finetune_superglue
+    from efficient_matcher.learn.views import gather_views
+    extractor, matcher, teacher = _load(options, "superpoint"), _load(options, "superglue"), _teacher(options, "superglue")
+    _same_descriptors(extractor, matcher, teacher)
+    views = gather_views(extractor, images, recipe.views, options.seed, options.out, reporter("extracting views"))
+    network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher)
+    return [network], hours
+
+
+def _both(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> tuple[list[Any], float]:
+    from efficient_matcher.learn.finetune_matching import finetune_both
+    extractor, matcher = _load(options, "superpoint"), _load(options, "superglue")
+    _same_descriptors(extractor, matcher, None)
+    teachers = _teacher(options, "superpoint"), _teacher(options, "superglue")
+    if (teachers[0] is None) != (teachers[1] is None):
+        raise MatcherError("both networks need a teacher, or neither")
+    superpoint, superglue, hours = finetune_both(
+        extractor, matcher, images, _labels(options, recipe, images, processes), recipe, options.out,
+        teachers if teachers[0] is not None else None)
+    return [superpoint, superglue], hours
+
+
+def _recipe(options: FinetuneOptions, what: str) -> Any:
+    from efficient_matcher.learn import finetune
+    from efficient_matcher.learn.recipe import find_recipe, read_recipe
+    kind = {"superpoint": finetune.SuperPointFinetuning, "superglue": finetune.SuperGlueFinetuning,
+            "both": finetune.JointFinetuning}[what]
+    recipe = read_recipe(find_recipe(options.recipe), kind) if options.recipe is not None else kind()
+    loop = replace(recipe.loop, steps=options.steps or recipe.loop.steps, seed=options.seed)
+    pairs = recipe.pairs
+    if options.pairs:
+        pairs = options.pairs if what == "superglue" else replace(pairs, pairs=options.pairs)
+    sizes = {"sizes": {**recipe.sizes, **options.sizes}} if options.sizes else {}
+    return replace(recipe, loop=loop, pairs=pairs, **sizes)
+
+
+def _load(options: FinetuneOptions, name: str) -> Any:
+    from efficient_matcher.learn import weights
+    path = getattr(options, name) or getattr(options, f"teacher_{name}")
+    if path is None:
+        raise MatcherError(f"no weights of {name} to begin with: give --{name}, or a teacher")
+    return getattr(weights, f"load_{name}")(path)
+
+
+def _teacher(options: FinetuneOptions, name: str) -> Any:
+    from efficient_matcher.learn import weights
+    path = getattr(options, f"teacher_{name}")
+    return None if path is None else getattr(weights, f"load_{name}")(path)
+
+
+def _same_descriptors(extractor: Any, matcher: Any, teacher: Any) -> None:
+    dim = extractor.config.descriptor_dim
+    for what, network in (("matcher", matcher), ("teacher", teacher)):
+        if network is not None and network.config.descriptor_dim != dim:
+            raise MatcherError(f"the extractor's descriptors have {dim} numbers, the {what} takes "
+                               f"{network.config.descriptor_dim}")
+
+
+def _labels(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> Any:
+    from efficient_matcher.learn.data import label_images
+    from efficient_matcher.learn.parallel import once_first
+    if not recipe.task:
+        return None
+    cache = options.labels or options.out / "labels.npz"
+    return once_first(lambda: label_images(images, cache, processes, reporter("labelling images")))
+
+
+def _save(options: FinetuneOptions, what: str, networks: list[Any], training: dict[str, Any], recipe: Any) -> None:
+    from efficient_matcher.learn.parallel import rank
+    from efficient_matcher.learn.prune import nonzero_parameters, sparsity
+    from efficient_matcher.learn.recipe import to_mapping
+    from efficient_matcher.learn.weights import read_weights, save_weights
+    if rank() != 0:
+        return
+    for name, network in zip(RESULTS[what], networks):
+        begun = getattr(options, name) or getattr(options, f"teacher_{name}")
+        notes = read_weights(begun).notes
+        told = {"command": f"efficient-matcher finetune {what}", **training, "begun_with": notes.get("training", {}),
+                "teacher": getattr(options, f"teacher_{name}") is not None, "recipe": to_mapping(recipe),
+                "parameters": sum(p.numel() for p in network.parameters()),
+                "nonzero_parameters": nonzero_parameters(network)}
+        zeros = {layer: round(share, 4) for layer, share in sparsity(network).items() if share > 0}
+        save_weights(options.out / f"{name}.safetensors", network,
+                     {"licence": notes.get("licence", "that of the weights it was made from"), "training": told,
+                      **({"pruned": zeros} if zeros else {})})

@@ -1,0 +1,190 @@
+"""Finetuning of pruned or narrowed networks, alone or distilled from the dense ones.
+
+A run is a folder, as in `training.py`: resumed where it stopped, the same for the same seed. The student begins as
+the given weights, made narrower if the recipe says so; zeros of a pruned network stay zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from efficient_matcher.learn.channels import Network, narrow
+from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
+from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
+from efficient_matcher.learn.prune import Masks, Ramp, prune_magnitude, weight_layers
+from efficient_matcher.learn.recipe import setting, to_mapping
+from efficient_matcher.learn.superpoint import SuperPoint
+from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss
+from efficient_matcher.learn.training import Loop, LoopConfig
+from efficient_matcher.learn.views import ViewConfig
+
+WithoutLoss = Literal["frobenius", "random"]  # criteria that need no gradients
+Labels = Sequence[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class SuperPointFinetuning:
+    """Recipe of `finetune superpoint`."""
+
+    loop: LoopConfig = LoopConfig(steps=3000, learning_rate=2e-3, warmup_steps=50)
+    pairs: PairConfig = PairConfig()
+    sizes: dict[str, int] = setting(dict, minimum=1)  # to bring the weights to first; see channels.py
+    criterion: WithoutLoss = "frobenius"
+    task: float = setting(0.5, minimum=0.0)  # weight of the losses of training
+    distill: ExtractorDistillation = ExtractorDistillation()
+    prune: Ramp | None = None
+    keep_zeros: bool = True
+
+
+@dataclass(frozen=True)
+class SuperGlueFinetuning:
+    """Recipe of `finetune superglue`."""
+
+    loop: LoopConfig = LoopConfig(steps=1500, learning_rate=2e-4, warmup_steps=50)
+    views: ViewConfig = ViewConfig()
+    pairs: int = setting(4, minimum=1)  # per step and process
+    keypoints: int = setting(400, minimum=8)
+    sizes: dict[str, int] = setting(dict, minimum=1)
+    criterion: WithoutLoss = "frobenius"
+    task: float = setting(1.0, minimum=0.0)
+    distill: float = setting(1.0, minimum=0.0)  # weight of the divergence of the assignments
+    prune: Ramp | None = None
+    keep_zeros: bool = True
+
+
+@dataclass(frozen=True)
+class JointFinetuning:
+    """Recipe of `finetune both`: the matching loss reaches the extractor through its descriptors, scores and
+    sub-pixel positions; which pixels are keypoints has no gradient."""
+
+    loop: LoopConfig = LoopConfig(steps=1500, learning_rate=2e-4, warmup_steps=50)
+    pairs: PairConfig = PairConfig(width=320, height=240, pairs=2)
+    keypoints: int = setting(256, minimum=8)
+    matching: float = setting(1.0, minimum=0.0)
+    task: float = setting(0.3, minimum=0.0)  # of the extractor's own losses, which keep its points where they are
+    distill: ExtractorDistillation = ExtractorDistillation()
+    distill_matching: float = setting(1.0, minimum=0.0)
+    prune_superpoint: Ramp | None = None
+    prune_superglue: Ramp | None = None
+    keep_zeros: bool = True
+
+
+def finetune_superpoint(
+    start: SuperPoint, images: ImageSet, labels: Labels | None, recipe: SuperPointFinetuning, folder: Path,
+    teacher: SuperPoint | None = None,
+) -> tuple[SuperPoint, float]:
+    """Finetune (or go on) in `folder`; returns the averaged network and the hours spent.
+
+    labels: of each image, as `data.label_images` makes them; not needed with `task` 0. Raises PruneError, RecipeError
+    and, as `Loop` does, TrainingError.
+    """
+    torch.manual_seed(recipe.loop.seed)
+    student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
+    config = extractor_training(student, recipe.pairs)
+    learner = Learner(student.train(), config.descriptor_scale).to(memory_format=torch.channels_last)
+    pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps)
+    labels = labels if labels is not None else no_labels(images)
+    loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher])
+
+    def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
+        pruning.before(loop.step)
+        batch = pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index)
+        outputs = student(batch.images.contiguous(memory_format=torch.channels_last))
+        return extractor_loss(learner, batch, outputs, config, loop.step / recipe.loop.steps, recipe.task, teacher,
+                              recipe.distill)
+
+    averaged = loop.run(step)
+    pruning.hold([averaged.network])
+    return averaged.network.eval(), loop.seconds / 3600
+
+
+def extractor_training(student: SuperPoint, pairs: PairConfig) -> SuperPointTraining:
+    """The settings of training whose losses finetuning goes on with."""
+    return replace(SuperPointTraining().going_on(student.config), pairs=pairs)
+
+
+def extractor_loss(
+    learner: Learner, batch: PairBatch, outputs: tuple[Tensor, Tensor], config: SuperPointTraining, progress: float,
+    task: float, teacher: SuperPoint | None, distill: ExtractorDistillation,
+) -> tuple[Tensor, dict[str, float]]:
+    """`task` times the losses of training plus the distillation; and the parts for the log."""
+    total, parts = outputs[0].sum() * 0, {}
+    if task:
+        loss, parts = superpoint_loss(learner, batch, config, progress, outputs)
+        total = total + task * loss
+    if teacher is not None and distill:
+        loss, distilled = extractor_distillation(outputs, answers(teacher, batch.images), distill)
+        total, parts = total + loss, {**parts, **distilled}
+    return total, parts
+
+
+@torch.no_grad()
+def answers(teacher: SuperPoint, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a teacher says of images [B,1,H,W]: logits and coarse descriptors, without gradient."""
+    return teacher.eval()(images.contiguous(memory_format=torch.channels_last))
+
+
+def no_labels(images: ImageSet) -> Labels:
+    """Empty labels, where no loss reads them."""
+    return [np.zeros((0, 3), np.float32)] * len(images)
+
+
+class Pruning:
+    """Masks and ramps of the networks of one run."""
+
+    def __init__(self, parts: list[tuple[Network, Ramp | None]], keep_zeros: bool, steps: int) -> None:
+        """parts: the networks that learn; keep_zeros: hold those zeros that are there at the start."""
+        self._parts, self._steps, self._started = parts, steps, False
+        self._masks = [Masks(network) if keep_zeros or ramp is not None else None for network, ramp in parts]
+        self._shares = [0.0] * len(parts)
+
+    def before(self, step: int) -> None:
+        """To be called before each step: prune where the ramp rises, and hold the zeros."""
+        for i, ((network, ramp), masks) in enumerate(zip(self._parts, self._masks)):
+            share = ramp.share(step, self._steps) if ramp is not None else 0.0
+            if ramp is not None and share != self._shares[i]:
+                prune_magnitude(network, ramp, share)
+            if masks is not None:
+                if share != self._shares[i] or not self._started:  # a resumed run has read its weights by now
+                    masks.renew()
+                masks.hold()
+            self._shares[i] = share
+        self._started = True
+
+    def hold(self, networks: list[nn.Module]) -> None:
+        """Give other networks of the same build the zeros: averages still remember what was pruned late."""
+        for (own, _), masks, other in zip(self._parts, self._masks, networks):
+            if masks is None:
+                continue
+            masks.hold()
+            with torch.no_grad():
+                for layer, target in zip(weight_layers(own).values(), weight_layers(other).values()):
+                    target.weight.mul_(layer.weight != 0)
+
+
+def begun_loop(model: nn.Module, recipe: Any, what: str, folder: Path, starts: list[Network],
+               teachers: list[Network | None]) -> Loop:
+    """The loop of a finetuning run, resumed if its folder holds one of the same recipe and the same weights."""
+    loop = Loop(model, recipe.loop, folder, {
+        "kind": f"finetune {what}", **to_mapping(recipe), "start": [fingerprint(network) for network in starts],
+        "teacher": [fingerprint(network) for network in teachers if network is not None]})
+    loop.resume()
+    return loop
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""Fine-grained pruning: the weights of least magnitude become zero, and stay zero while finetuning.
+
+The mask is the exact zeros of a weight tensor; the weight file's note `pruned` names the layers where they are meant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from efficient_matcher.errors import RecipeError
+from efficient_matcher.learn.recipe import setting
+from efficient_matcher.learn.superglue import TokenLinear
+
+
+@dataclass(frozen=True)
+class MagnitudePruning:
+    """Which share of the weights goes.
+
+    layers: shares of layers by name or pattern (`gnn.layers.*.mlp.*`), the last that fits counts; with scope `global`
+    a layer named here keeps to its own share, and the rest share `ratio` among them.
+    """
+
+    ratio: float = setting(0.0, minimum=0.0, below=1.0)
+    scope: Literal["layer", "global"] = "layer"
+    layers: dict[str, float] = setting(dict, minimum=0.0, below=1.0)
+
+
+@dataclass(frozen=True)
+class Ramp(MagnitudePruning):
+    """Pruning while finetuning, by steps of the run.
+
+    cubic: the share rises as 1 - (1 - t)^3; rounds: `rounds` equal steps, prune-finetune-prune.
+    """
+
+    schedule: Literal["cubic", "rounds"] = "cubic"
+    start: float = setting(0.0, minimum=0.0, below=1.0)  # share of the run
+    end: float = setting(0.6, minimum=0.0, maximum=1.0)
+    every: int = setting(25, minimum=1)  # cubic: steps between prunings
+    rounds: int = setting(4, minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end} must be after start {self.start}")
+
+    def share(self, step: int, steps: int) -> float:
+        """Part in [0,1] of the final ratios that holds from `step` of `steps` on."""
+        if self.schedule == "cubic":
+            step -= step % self.every
+        time = (step / steps - self.start) / (self.end - self.start)
+        if self.schedule == "rounds":
+            return min(self.rounds, int(time * self.rounds) + 1) / self.rounds if time >= 0 else 0.0
+        return 1 - (1 - min(1.0, max(0.0, time))) ** 3
+
+
+def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Layers whose weights can be pruned, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, TokenLinear))}
+
+
+def prune_magnitude(network: nn.Module, recipe: MagnitudePruning, share: float = 1.0) -> dict[str, float]:
+    """Set weights to zero in place; returns the share that is zero of each layer.
+
+    share: part of the recipe's ratios, for schedules. Raises RecipeError naming the layer: unknown, or emptied.
+    """
+    layers = weight_layers(network)
+    own, common = _ratios(layers, recipe)
+    with torch.no_grad():
+        masks = {name: _mask(layers[name].weight, ratio * share) for name, ratio in own.items()}
+        masks.update(_common_masks({name: layers[name].weight for name in common}, recipe.ratio * share))
+        for name, mask in masks.items():
+            if not mask.any():
+                raise RecipeError(f"{name}: all its {mask.numel()} weights would go; lower its ratio")
+        for name, mask in masks.items():
+            layers[name].weight.mul_(mask)
+    return sparsity(network)
+
+
+def sparsity(network: nn.Module) -> dict[str, float]:
+    """Share of zero weights of each layer."""
+    return {name: float((layer.weight == 0).float().mean()) for name, layer in weight_layers(network).items()}
+
+
+def nonzero_parameters(network: nn.Module) -> int:
+    """Parameters that are not zero."""
+    return sum(int(torch.count_nonzero(parameter)) for parameter in network.parameters())
+
+
+class Masks:
+    """Keeps zeros of a network's weights zero through an optimizer's steps.
+
+    Gradients of masked weights are zeroed as they arrive; `hold` does the same to the weights, which matters after a
+    new pruning, where the optimizer's momentum would move them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._weights = [layer.weight for layer in weight_layers(network).values()]
+        self._masks: list[Tensor] = []
+        self.renew()
+        for index, weight in enumerate(self._weights):
+            weight.register_hook(lambda gradient, i=index: gradient * self._masks[i])
+
+    def renew(self) -> None:
+        """Take the zeros of now as the masks."""
+        self._masks = [(weight.detach() != 0).to(weight.dtype) for weight in self._weights]
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Set masked weights to zero."""
+        for weight, mask in zip(self._weights, self._masks):
+            weight.mul_(mask)
+
+
+def _ratios(layers: dict[str, nn.Module], recipe: MagnitudePruning) -> tuple[dict[str, float], list[str]]:
+    """Layers with a ratio of their own, and those that share one."""
+    own: dict[str, float] = {}
+    for pattern, ratio in recipe.layers.items():
+        named = [name for name in layers if fnmatchcase(name, pattern)]
+        if not named:
+            raise RecipeError(f"layers: unknown layer '{pattern}' (known: {', '.join(layers)})")
+        own.update(dict.fromkeys(named, ratio))
+    rest = [name for name in layers if name not in own]
+    if recipe.scope == "layer":
+        return {**own, **dict.fromkeys(rest, recipe.ratio)}, []
+    return own, rest
+
+
+def _mask(weight: Tensor, ratio: float) -> Tensor:
+    return prune.L1Unstructured(round(ratio * weight.numel())).compute_mask(weight, torch.ones_like(weight))
+
+
+def _common_masks(weights: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:
+    if not weights:
+        return {}
+    mask = _mask(torch.cat([weight.flatten() for weight in weights.values()]), ratio)
+    parts = mask.split([weight.numel() for weight in weights.values()])
+    return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts)}
