@@ -21,7 +21,9 @@ TRAIN = ["torch>=2.2", "safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.5", "tor
 DDS = ["cyclonedds>=11,<12", *REPLAY]
 # elsewhere there may be no wheel, and the suite does without
 DDS_TEST = ["cyclonedds>=11,<12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+PLOTS = ["matplotlib>=3.7", *COMMAND_LINE]
 DEMO = ["scikit-image>=0.22", *REPLAY]
+OPENVINO = ["openvino>=2024.0"]
 TEST = ["pytest>=7"]
 
 setup(
@@ -52,8 +54,10 @@ setup(
         "train": TRAIN,
         "dds": DDS,
         "demo": DEMO,
+        "openvino": OPENVINO,
+        "plots": PLOTS,
         "test": TEST,
-        "dev": [*TEST, *DEMO, *TRAIN, *DDS_TEST],
+        "dev": [*TEST, *DEMO, *PLOTS, *TRAIN, *OPENVINO, *DDS_TEST],
     },
     entry_points={
         "console_scripts": [

@@ -1,80 +1,46 @@
-"""Opening a model file on a CPU runtime."""
+"""Opening a model file on a CPU runtime, or on the one of them that is fastest here."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.core.runtimes import Arrays, Backend, InputSpec, OnnxRuntime, OpenVino, all_finite
 from efficient_matcher.errors import BundleError, ConfigError, MatcherError
 
-Arrays = dict[str, NDArray[Any]]
+__all__ = ["Arrays", "Backend", "agrees", "all_finite", "available_threads", "open_model"]
+
+AUTO = "auto"
+KINDS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+REFERENCE = "onnxruntime"
+WARM_UP_RUNS = 5
+# Of the reference's root mean square. Rounding alone is near 1e-6, int8 kernels of two runtimes differ by 0.01.
+DEVIATION = 0.03
 
 
-class Backend(Protocol):
-    """A loaded network: named arrays in, named arrays out."""
-
-    name: str  # of the runtime
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """All outputs for `inputs`, by name. Raises MatcherError when the runtime fails or a value is not finite."""
-
-
-class OnnxRuntime:
-    """A model in onnxruntime's CPU provider; may be run from several threads."""
-
-    name = "onnxruntime"
-
-    def __init__(self, path: Path, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MatcherError(f"onnxruntime cannot be imported: {_line(error)}") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Idle threads of onnxruntime spin by default: on a robot that is a core taken from everything else.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors only; warnings about unused initialisers help nobody at run time
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - its exception classes share no base but Exception
-            raise BundleError(f"{path}: cannot be loaded: {_line(error)}") from None
-        self._path = path
-        self.inputs = tuple(entry.name for entry in self._session.get_inputs())
-        self.outputs = tuple(entry.name for entry in self._session.get_outputs())
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """All outputs for `inputs`, by name. Raises MatcherError when the runtime fails or a value is not finite."""
-        try:
-            values = self._session.run(None, inputs)
-        except Exception as error:  # noqa: BLE001 - as above
-            raise MatcherError(f"{self._path}: failed: {_line(error)}") from None
-        outputs = dict(zip(self.outputs, values))
-        for name, value in outputs.items():
-            if not all_finite(value):
-                raise MatcherError(f"{self._path}: output '{name}' is not finite; the model is damaged or overflows")
-        return outputs
-
-
-_KINDS: dict[str, Callable[[Path, int], OnnxRuntime]] = {"onnxruntime": OnnxRuntime}
-
-
-def open_model(path: Path, threads: int = 0, kind: str = "onnxruntime", *, inputs: Sequence[str] = (),
-               outputs: Sequence[str] = ()) -> Backend:
+def open_model(path: Path, threads: int = 0, kind: str = REFERENCE, *, inputs: Sequence[str] = (),
+               outputs: Sequence[str] = (), free: Sequence[int] = (), fixed: bool = False) -> Backend:
     """Load a model file on the runtime `kind`; `threads` 0 takes the process's CPU affinity.
 
-    `inputs` and `outputs`: names the model must have. Raises BundleError when the file cannot be loaded or lacks a
-    name, ConfigError for an unknown runtime.
+    inputs, outputs: names the model must have. free: usual sizes of the free sides of its inputs, in their order,
+    over and over; fixed: they hardly ever change. `auto` measures with them, and without them takes onnxruntime.
+    Raises BundleError when the file cannot be loaded or lacks a name, ConfigError for an unknown runtime,
+    MatcherError for one that is not installed.
     """
-    if kind not in _KINDS:
-        raise ConfigError(f"unknown backend '{kind}', known: {', '.join(_KINDS)}")
-    model = _KINDS[kind](Path(path), threads or available_threads())
-    _require(path, "input", inputs, model.inputs)
+    threads, exact = threads or available_threads(), tuple(free) if fixed else ()
+    if kind == AUTO:
+        model = _fastest(Path(path), threads, tuple(free), exact)
+    elif kind in KINDS:
+        model = KINDS[kind](Path(path), threads, exact)
+    else:
+        raise ConfigError(f"unknown backend '{kind}', known: {', '.join([*KINDS, AUTO])}")
+    _require(path, "input", inputs, [spec.name for spec in model.specs])
     _require(path, "output", outputs, model.outputs)
     return model
 
@@ -87,21 +53,71 @@ def available_threads() -> int:
         return os.cpu_count() or 1
 
 
-def all_finite(values: NDArray[Any]) -> bool:
-    """Whether an array of any shape and type holds neither NaN nor infinity."""
-    if values.dtype.kind != "f":
-        return True
-    # A sum is one fast pass; only when it overflows is each value looked at.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum()
-    return bool(np.isfinite(total) or np.isfinite(values).all())
+def agrees(outputs: Arrays, reference: Arrays) -> bool:
+    """Whether every output has the reference's shape and lies within DEVIATION of it, root mean square for both."""
+    return outputs.keys() == reference.keys() and all(
+        outputs[name].shape == wanted.shape
+        and _rms(outputs[name] - wanted) <= DEVIATION * _rms(wanted) for name, wanted in reference.items())
+
+
+def _fastest(path: Path, threads: int, free: Sequence[int], exact: Sequence[int]) -> OnnxRuntime | OpenVino:
+    """The fastest runtime that is there, takes the model, and answers as the reference does."""
+    reference = KINDS[REFERENCE](path, threads, exact)
+    inputs = _example(reference.specs, free)
+    if inputs is None:
+        return reference
+    wanted = reference.run(inputs)
+    candidates = [reference]
+    for kind in KINDS:
+        if kind != REFERENCE:
+            try:
+                model = KINDS[kind](path, threads, exact)
+                if agrees(model.run(inputs), wanted):
+                    candidates.append(model)
+            except MatcherError:  # not installed, or an operator it lacks
+                continue
+    return candidates[int(np.argmin(_best_times(candidates, inputs)))] if len(candidates) > 1 else reference
+
+
+def _best_times(models: Sequence[Backend], inputs: Arrays) -> list[float]:
+    """Seconds of each one's best run; in turns, so that a busy moment hits all alike."""
+    best = [np.inf] * len(models)
+    for _ in range(WARM_UP_RUNS):
+        for index, model in enumerate(models):
+            start = perf_counter()
+            model.run(inputs)
+            best[index] = min(best[index], perf_counter() - start)
+    return best
+
+
+def _example(specs: Sequence[InputSpec], free: Sequence[int]) -> Arrays | None:
+    """Inputs of the kind the networks get: images of grey blocks, else rows of length 1; None without sizes."""
+    rng = np.random.default_rng(0)
+    arrays: Arrays = {}
+    for spec in specs:
+        shape = spec.filled(free)
+        if shape is None:
+            return None
+        if spec.dtype == np.uint8:
+            arrays[spec.name] = _blocks(rng, shape)
+        else:
+            values = np.atleast_1d(rng.standard_normal(shape))
+            values /= np.linalg.norm(values, axis=-1, keepdims=True)
+            arrays[spec.name] = values.reshape(shape).astype(spec.dtype)
+    return arrays
+
+
+def _blocks(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    height, width = shape[-2:]
+    blocks = rng.integers(0, 256, (-(-height // 16), -(-width // 16)), np.uint8)
+    return np.broadcast_to(np.kron(blocks, np.ones((16, 16), np.uint8))[:height, :width], shape).copy()
+
+
+def _rms(values: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
 def _require(path: Path, what: str, wanted: Sequence[str], found: Collection[str]) -> None:
     for name in wanted:
         if name not in found:
             raise BundleError(f"{path}: has no {what} '{name}' (has {', '.join(found)})")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

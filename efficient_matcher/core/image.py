@@ -129,7 +129,7 @@ def to_frame(image: NDArray[np.uint8], config: InputConfig, stamp_ns: int = 0, f
     """
     grey = _grey(image)
     height, width = grey.shape
-    size = _network_side(config.width or width), _network_side(config.height or height)
+    size = network_side(config.width or width), network_side(config.height or height)
     if size != (width, height):
         shrinks = size[0] <= width and size[1] <= height
         # Averaging keeps a shrunk image free of aliasing, which would look like texture to the detector.
@@ -215,5 +215,6 @@ def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
 
-def _network_side(pixels: int) -> int:
+def network_side(pixels: int) -> int:
+    """The side of a frame that is made of a side of an image, in pixels: a multiple of 8."""
     return max(CELL, (pixels + CELL // 2) // CELL * CELL)

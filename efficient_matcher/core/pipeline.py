@@ -15,7 +15,7 @@ from efficient_matcher.core.backend import Backend, open_model
 from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.core.features import Extractor
 from efficient_matcher.core.geometry import fit_homography
-from efficient_matcher.core.image import to_frame
+from efficient_matcher.core.image import network_side, to_frame
 from efficient_matcher.core.matches import FeatureMatcher
 from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
@@ -58,8 +58,12 @@ class Matcher:
         config = (config or Config()).with_values({"model.bundle": str(name)})
         bundle = load_bundle(name)
         threads, backend = config.model.threads, config.model.backend
-        extractor = open_model(bundle.extractor, threads, backend, inputs=("image",), outputs=("scores", "descriptors"))
-        matcher = [open_model(path, threads, backend, inputs=inputs, outputs=outputs)
+        width, height = bundle.card.input_size
+        size = network_side(config.input.height or height), network_side(config.input.width or width)
+        extractor = open_model(bundle.extractor, threads, backend, inputs=("image",), outputs=("scores", "descriptors"),
+                               free=size, fixed=True)
+        matcher = [open_model(path, threads, backend, inputs=inputs, outputs=outputs,
+                              free=(config.extract.max_keypoints,))
                    for path, (inputs, outputs) in zip(bundle.matcher, interfaces(len(bundle.matcher)))]
         return cls(extractor, matcher, config, bundle.card)
 

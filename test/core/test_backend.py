@@ -72,7 +72,7 @@ def test_a_model_of_other_names(tmp_path: Path) -> None:
 
 
 def test_an_unknown_runtime(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown backend 'abacus', known: onnxruntime"):
+    with pytest.raises(ConfigError, match="unknown backend 'abacus', known: onnxruntime, openvino, auto"):
         open_model(save_model(tmp_path / "m.onnx", "Neg"), kind="abacus")
 
 
