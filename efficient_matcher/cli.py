@@ -11,7 +11,8 @@ import sys
 
 PACKAGES = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
 EXTRAS = {"typer": "replay", "rich": "replay", "rosbags": "replay", "torch": "train", "safetensors": "train",
-          "onnx": "train", "onnxscript": "train", "skimage": "demo", "cyclonedds": "dds"}
+          "onnx": "train", "onnxscript": "train", "skimage": "demo", "cyclonedds": "dds",
+          "matplotlib": "plots"}
 
 
 def main() -> int:

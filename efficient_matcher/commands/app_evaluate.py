@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, List, Optional  # typer evaluates these on every Python we support
@@ -28,6 +29,18 @@ class Variant(str, Enum):
     clean = "clean"
     hard = "hard"
     both = "both"
+
+
+class Change(str, Enum):
+    """What is swept."""
+
+    rotation = "rotation"
+    scale = "scale"
+    tilt = "tilt"
+    blur = "blur"
+    noise = "noise"
+    gamma = "gamma"
+    jpeg = "jpeg"
 
 
 MethodsOption = Annotated[Optional[List[Method]], typer.Option(
@@ -73,3 +86,35 @@ def make_pairs(
     """Draw homographies for your own images, as the published pairs were drawn, for `evaluate homography`."""
     from efficient_matcher.commands import make_pairs as command
     command.run(command.MakePairsOptions(images, out, count, seed, overwrite, json))
+
+
+@evaluate.command()
+def sweep(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results; a stopped run goes on.")],
+    sweep_: Annotated[Optional[List[Change]], typer.Option(
+        "--sweep", help="May be repeated. [dim]default: all[/dim]")] = None,
+    method: MethodsOption = None,
+    bundle: BundlesOption = None,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the images.")] = None,
+    processes: Annotated[int, typer.Option("--processes", min=0, help="0: one per core of the affinity.")] = 0,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Plots need matplotlib.")] = True,
+    overwrite: OverwriteOption = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Rotation, scale, viewpoint, blur, noise, gamma and JPEG, one at a time, beside SIFT and ORB.
+
+    Repeatability, location error, precision, recall, AUC; writes sweep.json and a plot per change. Ctrl-C keeps what
+    was measured, and the same command goes on.
+    """
+    from efficient_matcher.commands import sweep as command
+    methods = tuple(entry.value for entry in method or (Method.bundle, Method.sift, Method.orb))
+    settings = settings_of(config, set_, (bundle or [None])[0])
+    finished = command.run(command.SweepOptions(
+        images, out, methods, tuple(bundle or ()), tuple(entry.value for entry in sweep_ or Change), settings, limit,
+        processes, plots, overwrite, json))
+    if finished is None:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130)

@@ -9,17 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 import efficient_matcher
 from efficient_matcher.errors import MatcherError, SourceError
 from efficient_matcher.files import check_writable, write_json
 from efficient_matcher.learn.homographies import benchmark_homography
-from efficient_matcher.sources.images import list_images, read_image
+from efficient_matcher.sources.images import usable_images
 from efficient_matcher.sources.pairs import HomographyPair, write_pairs
-
-MINIMUM_SIDE_PX = 64  # a smaller image shows next to nothing at the benchmark's 640 x 480
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ def run(options: MakePairsOptions) -> int:
     if options.out.exists() and not options.overwrite:
         raise MatcherError(f"{options.out}: exists already; choose another --out, or --overwrite")
     check_writable(options.out)
-    sizes, skipped = _sizes(options.images)
+    sizes, skipped = _listable(options.images)
     pairs = _draw(options.images, sizes, options.count or len(sizes), options.seed)
     write_pairs(options.out, pairs, f"efficient-matcher {efficient_matcher.__version__} make-pairs "
                                     f"--count {len(pairs)} --seed {options.seed}")
@@ -51,23 +47,11 @@ def run(options: MakePairsOptions) -> int:
     return len(pairs)
 
 
-def _sizes(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+def _listable(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """(width, height) of each usable image by name; and why the others are not."""
-    sizes: dict[str, tuple[int, int]] = {}
-    skipped: dict[str, str] = {}
-    console = Console(stderr=True)
-    for path in track(list_images(folder), "images", console=console, disable=not console.is_terminal):
-        try:
-            height, width = read_image(path).shape
-        except SourceError:
-            skipped[path.name] = "unreadable"
-            continue
-        if min(width, height) < MINIMUM_SIDE_PX:
-            skipped[path.name] = f"smaller than {MINIMUM_SIDE_PX} px"
-        elif len(path.name.split()) != 1:
-            skipped[path.name] = "a name with spaces cannot be listed"
-        else:
-            sizes[path.name] = width, height
+    usable, skipped = usable_images(folder)
+    sizes = {path.name: size for path, size in usable.items() if len(path.name.split()) == 1}
+    skipped.update({path.name: "a name with spaces cannot be listed" for path in usable if path.name not in sizes})
     if not sizes:
         raise SourceError(f"{folder}: no usable image ({len(skipped)} skipped)")
     return sizes, skipped

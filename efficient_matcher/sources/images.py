@@ -46,6 +46,28 @@ def list_images(source: Path | str | Sequence[Path | str]) -> list[Path]:
     return sorted(paths, key=_by_number)
 
 
+def usable_images(folder: Path | str, minimum_side_px: int = 64) -> tuple[dict[Path, tuple[int, int]], dict[str, str]]:
+    """(width, height) of each image of a folder that can be read and is not tiny; and by name, why others cannot be used.
+
+    Raises SourceError when the folder is missing or holds no usable image.
+    """
+    sizes: dict[Path, tuple[int, int]] = {}
+    skipped: dict[str, str] = {}
+    for path in list_images(folder):
+        try:
+            height, width = read_image(path).shape
+        except SourceError:
+            skipped[path.name] = "unreadable"
+            continue
+        if min(width, height) < minimum_side_px:
+            skipped[path.name] = f"smaller than {minimum_side_px} px"
+        else:
+            sizes[path] = width, height
+    if not sizes:
+        raise SourceError(f"{folder}: no usable image ({len(skipped)} skipped)")
+    return sizes, skipped
+
+
 def stamps_of(paths: Sequence[Path]) -> list[int]:
     """A stamp in ns for each file: its name where all names are numeric, else its place at 10 Hz.
 
