@@ -16,7 +16,7 @@ from efficient_matcher import cli
 
 pytest.importorskip("typer")
 COMMANDS = ("replay", "live", "match", "make-bag", "dump-config", "info", "demo", "export", "train", "evaluate",
-            "bench", "make-pairs")
+            "bench", "make-pairs", "make-scenes")
 
 
 @pytest.fixture()
@@ -41,7 +41,7 @@ def test_help_lists_every_command(call: Callable) -> None:
 
 @pytest.mark.parametrize("command", [("replay",), ("match",), ("make-bag",), ("make-pairs",), ("dump-config",),
                                      ("info",), ("demo",), ("export",), ("bench",), ("train", "superpoint"), ("train", "superglue"),
-                                     ("evaluate", "homography")])
+                                     ("evaluate", "homography"), ("evaluate", "pose"), ("make-scenes",)])
 def test_every_command_explains_itself(call: Callable, command: tuple[str, ...]) -> None:
     status, output, _ = call(*command, "--help")
     assert status == 0

@@ -60,8 +60,8 @@ def read_textures(folder: Path) -> list[NDArray[np.uint8]]:
     Raises SourceError when there is none.
     """
     usable, skipped = usable_images(folder)
-    for path, reason in skipped.items():
-        print(f"skipped {path.name}: {reason}")
+    for name, reason in skipped.items():
+        print(f"skipped {name}: {reason}")
     return [read_image(path) for path in usable]
 
 

@@ -140,15 +140,15 @@ def _world_with_cameras(images: Images, levels: Sequence[Level], rng: np.random.
                         size: tuple[int, int]) -> tuple[World, list[Camera]]:
     """A scene, a camera in it, and for each level one that differs by it from the first."""
     kind = str(rng.choice(KINDS))  # once: some kinds have room for a level more often than others
-    for _ in range(SCENE_TRIES):
-        world = draw_world(images, rng, kind)
+    for attempt in range(2 * SCENE_TRIES):
+        world = draw_world(images, rng, kind if attempt < SCENE_TRIES else None)
         first = _first_camera(world, rng, size)
         if first is None:
             continue
         others = [_other_camera(world, first, level, rng) for level in levels]
         if None not in others:
             return world, [first, *(camera for camera in others if camera is not None)]
-    raise RuntimeError(f"no {kind} scene has room for such cameras")
+    raise RuntimeError("no scene has room for such cameras")
 
 
 def _first_camera(world: World, rng: np.random.Generator, size: tuple[int, int]) -> Camera | None:
