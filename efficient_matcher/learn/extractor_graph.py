@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from efficient_matcher.learn.onnx_graph import FLOAT, UINT8, Graph, fold_batch_norm
+from efficient_matcher.learn.onnx_graph import FLOAT, UINT8, Dims, Graph, fold_batch_norm
 from efficient_matcher.learn.superpoint import CELL, LocationBranch, SuperPoint
 
 BLOCK = 4  # pixels a side of the strided location convolutions
@@ -39,26 +39,37 @@ def extractor_model(network: SuperPoint) -> onnx.ModelProto:
     _scores(graph, logits)
     coarse = graph.conv("convDb", _conv(graph, network, "Da", x), network.convDb.weight, network.convDb.bias)
     graph.add("Transpose", "descriptors", coarse, perm=[0, 2, 3, 1])
-    return graph.model({"image": (UINT8, [1, 1, "H", "W"])},
-                       {"scores": (FLOAT, [1, "H", "W"]),
-                        "descriptors": (FLOAT, [1, "cells_y", "cells_x", network.config.descriptor_dim])})
+    return graph.model({"image": (UINT8, [1, 1, "H", "W"])}, outputs_of(network))
 
 
-def _conv(graph: Graph, network: SuperPoint, name: str, x: str) -> str:
+def outputs_of(network: SuperPoint) -> dict[str, tuple[int, Dims]]:
+    """Element type and dims of the outputs, whatever the graph between."""
+    return {"scores": (FLOAT, [1, "H", "W"]),
+            "descriptors": (FLOAT, [1, "cells_y", "cells_x", network.config.descriptor_dim])}
+
+
+def folded(network: SuperPoint, name: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias of convolution `name` as deployed: batch norm, and the input's 1/255, folded in; float64."""
     layer = getattr(network, f"conv{name}")
-    weight, bias = layer.weight.double(), layer.bias.double()
+    weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     norm = getattr(network, f"bn{name}", None)
     if norm is not None:
         weight, bias = fold_batch_norm(weight, bias, norm)
-    if name == ENCODER[0]:
-        weight = weight / 255
-    return graph.conv(f"conv{name}", x, weight, bias, relu=True)
+    return (weight / 255 if name == ENCODER[0] else weight), bias
+
+
+def _conv(graph: Graph, network: SuperPoint, name: str, x: str) -> str:
+    return graph.conv(f"conv{name}", x, *folded(network, name), relu=True)
 
 
 def _scores(graph: Graph, logits: str) -> None:
     """Softmax over cell and dustbin, dustbin dropped, cells laid out again."""
     x = graph.add("Transpose", "scores/cells_last", logits, perm=[0, 2, 3, 1])
-    x = graph.add("Softmax", "scores/softmax", x, axis=-1)
+    scores_of_cells(graph, graph.add("Softmax", "scores/softmax", x, axis=-1))
+
+
+def scores_of_cells(graph: Graph, x: str) -> None:
+    """From probabilities of locations and dustbin [1,H/8,W/8,65] to the output `scores` [1,H,W]."""
     x = graph.add("Slice", "scores/drop_dustbin", x, graph.shape(0), graph.shape(CELL * CELL), graph.shape(3))
     x = graph.add("Reshape", "scores/cells", x, graph.shape(0, 0, 0, CELL, CELL))
     x = graph.add("Transpose", "scores/pixels", x, perm=[0, 1, 3, 2, 4])
