@@ -86,6 +86,25 @@ class MatchConfig:
 
 
 @dataclass(frozen=True)
+class RefineConfig:
+    """Matches to the same matches at sub-pixel agreement; only where images, not features alone, are given."""
+
+    enabled: bool = _setting(True, "move matched points to where the images around them agree")
+    prior_px: float = _setting(0.7, "standard deviation of the networks' positions, in pixels of the coarser image",
+                               unit="px", minimum=0.05, maximum=10.0)
+    max_move_px: float = _setting(1.75, "points that would move farther stay, in pixels of the coarser image",
+                                  unit="px", minimum=0.0, maximum=10.0)
+    min_correlation: float = _setting(0.8, "points whose surroundings agree less after the move stay",
+                                      minimum=0.0, maximum=1.0)
+    guided: bool = _setting(True, "add mutually most similar keypoints that the first homography and the images "
+                            "confirm; they score below all others")
+    guided_radius_px: float = _setting(5.0, "how near to where the first homography puts them, in pixels of the "
+                                       "coarser image", unit="px", minimum=0.5, maximum=50.0)
+    guided_min_similarity: float = _setting(0.3, "added matches have at least this cosine of their descriptors",
+                                            minimum=-1.0, maximum=1.0)
+
+
+@dataclass(frozen=True)
 class GeometryConfig:
     """Matches to a homography."""
 
@@ -138,6 +157,7 @@ class Config:
     input: InputConfig = InputConfig()
     extract: ExtractConfig = ExtractConfig()
     match: MatchConfig = MatchConfig()
+    refine: RefineConfig = RefineConfig()
     geometry: GeometryConfig = GeometryConfig()
     track: TrackConfig = TrackConfig()
     node: NodeConfig = NodeConfig()

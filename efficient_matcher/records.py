@@ -65,6 +65,12 @@ class Matches:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def positions(self, features0: Features, features1: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Matched points in image 0 and image 1, [K,2] px each, refined where they were."""
+        points0 = features0.keypoints[self.indices[:, 0]] if self.points0 is None else self.points0
+        points1 = features1.keypoints[self.indices[:, 1]] if self.points1 is None else self.points1
+        return points0, points1
+
 
 @dataclass(frozen=True)
 class Homography:
@@ -107,14 +113,12 @@ class PairResult:
     @property
     def points0(self) -> NDArray[np.float32]:
         """Matched keypoints in image 0, [K,2] px, refined where they were."""
-        refined = self.matches.points0
-        return self.features0.keypoints[self.matches.indices[:, 0]] if refined is None else refined
+        return self.matches.positions(self.features0, self.features1)[0]
 
     @property
     def points1(self) -> NDArray[np.float32]:
         """Matched keypoints in image 1, [K,2] px, refined where they were."""
-        refined = self.matches.points1
-        return self.features1.keypoints[self.matches.indices[:, 1]] if refined is None else refined
+        return self.matches.positions(self.features0, self.features1)[1]
 
 
 @dataclass(frozen=True)

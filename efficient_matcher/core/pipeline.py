@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -14,13 +14,14 @@ from efficient_matcher.config import Config, settings
 from efficient_matcher.core.backend import Backend, open_model
 from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.core.features import Extractor
-from efficient_matcher.core.geometry import fit_homography
+from efficient_matcher.core.geometry import fit_homography, rough_homography, warp_points
 from efficient_matcher.core.image import network_side, to_frame
 from efficient_matcher.core.matches import FeatureMatcher
+from efficient_matcher.core.refine import View, guided_matches, refine_matches
 from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
 from efficient_matcher.errors import ConfigError
-from efficient_matcher.records import Features, Frame, ModelCard, PairResult
+from efficient_matcher.records import Features, Frame, Homography, Matches, ModelCard, PairResult
 
 __all__ = ["Image", "Matcher", "Tracker"]
 
@@ -91,24 +92,43 @@ class Matcher:
         """Keypoints of an image, in its own pixels. Raises ImageError, and MatcherError when the network fails."""
         return self._stages.extract(self.to_frame(image))
 
-    def match(self, a: Frame | Image | Features, b: Frame | Image | Features) -> PairResult:
+    def match(self, a: Frame | Image | Features, b: Frame | Image | Features, *, frame0: Frame | None = None,
+              frame1: Frame | None = None) -> PairResult:
         """Match two images, Frames or Features (in any mixture); `a` is image 0, `b` image 1.
 
-        timings, in ms: extract (what was not given as Features), match, homography, total. Raises ImageError, and
-        MatcherError when a network fails.
+        frame0, frame1: the images of what is given as Features; with both images known, matches are refined unless
+        `config.refine` says no. timings, in ms: extract (what was not given as Features), match, refine (where it
+        was), homography, total. Raises ImageError, and MatcherError when a network fails.
         """
         stages = self._stages
-        times = [perf_counter()]
-        (frame0, features0), (frame1, features1) = self._side(stages, a), self._side(stages, b)
-        times.append(perf_counter())
+        clock = _Clock()
+        (own0, features0), (own1, features1) = self._side(stages, a), self._side(stages, b)
+        frame0, frame1 = own0 or frame0, own1 or frame1
+        clock.lap("extract")
         matches, depth = stages.match(features0, features1)
-        times.append(perf_counter())
-        homography = fit_homography(features0.keypoints[matches.indices[:, 0]],
-                                    features1.keypoints[matches.indices[:, 1]],
-                                    features0.image_size, stages.config.geometry)
-        times.append(perf_counter())
-        return PairResult(features0, features1, matches, homography, _timings(times), frame0=frame0, frame1=frame1,
+        clock.lap("match")
+        if frame0 is not None and frame1 is not None and stages.config.refine.enabled:
+            matches = _refined(View(frame0, frame1, features0, features1), matches, stages.config)
+            clock.lap("refine")
+        homography = _fit(features0, features1, matches, stages.config)
+        clock.lap("homography")
+        return PairResult(features0, features1, matches, homography, clock.timings(), frame0=frame0, frame1=frame1,
                           depth=depth)
+
+    def refine(self, result: PairResult, image0: Frame | Image, image1: Frame | Image) -> PairResult:
+        """A result of Features as it would be had their images been given, whatever `config.refine.enabled` says.
+
+        Has no track ids; timings, in ms: refine, homography, total. Raises ImageError.
+        """
+        config = self.config
+        frame0, frame1 = self.to_frame(image0), self.to_frame(image1)
+        clock = _Clock()
+        matches = _refined(View(frame0, frame1, result.features0, result.features1), result.matches, config)
+        clock.lap("refine")
+        homography = _fit(result.features0, result.features1, matches, config)
+        clock.lap("homography")
+        return replace(result, matches=matches, homography=homography, timings=clock.timings(), track_ids=None,
+                       frame0=frame0, frame1=frame1)
 
     def track(self, images: Iterable[Frame | Image]) -> Iterator[PairResult]:
         """Follow a camera by the mode of `config.track`, extracting each image once; no result for a new reference."""
@@ -130,7 +150,44 @@ class Matcher:
         return frame, stages.extract(frame)
 
 
-def _timings(times: list[float]) -> dict[str, float]:
-    names = ("extract", "match", "homography")
-    spent = {name: 1e3 * (end - start) for name, start, end in zip(names, times, times[1:])}
-    return {**spent, "total": 1e3 * (times[-1] - times[0])}
+def _refined(view: View, matches: Matches, config: Config) -> Matches:
+    """Matches at sub-pixel agreement and, where a homography holds, those the networks missed."""
+    H = _rough(view, matches, config)
+    matches = refine_matches(view, matches, H, config.refine)
+    if H is None or not config.refine.guided:
+        return matches
+    H = _rough(view, matches, config)
+    if H is None or not _is_supported(H, view, matches, config):
+        return matches
+    return guided_matches(view, matches, H, config.refine, config.match.score_threshold)
+
+
+def _rough(view: View, matches: Matches, config: Config) -> NDArray[np.float64] | None:
+    return rough_homography(*matches.positions(view.features0, view.features1), config.geometry)
+
+
+def _is_supported(H: NDArray[np.float64], view: View, matches: Matches, config: Config) -> bool:
+    points0, points1 = matches.positions(view.features0, view.features1)
+    apart = np.linalg.norm(warp_points(points0, H) - points1, axis=1)
+    return np.count_nonzero(apart < config.geometry.threshold_px) >= config.geometry.min_inliers
+
+
+def _fit(features0: Features, features1: Features, matches: Matches, config: Config) -> Homography:
+    points0, points1 = matches.positions(features0, features1)
+    return fit_homography(points0, points1, features0.image_size, config.geometry)
+
+
+class _Clock:
+    """Milliseconds per stage."""
+
+    def __init__(self) -> None:
+        self._start = self._last = perf_counter()
+        self._spent: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """What has passed since the last lap was spent on `stage`."""
+        now = perf_counter()
+        self._spent[stage], self._last = 1e3 * (now - self._last), now
+
+    def timings(self) -> dict[str, float]:
+        return {**self._spent, "total": 1e3 * (self._last - self._start)}

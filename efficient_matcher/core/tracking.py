@@ -23,7 +23,7 @@ class PairMatcher(Protocol):
 
     def extract(self, image: Frame) -> Features: ...
 
-    def match(self, a: Features, b: Frame) -> PairResult: ...
+    def match(self, a: Features, b: Frame, *, frame0: Frame | None = None) -> PairResult: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Tracker:
         if self._reference is None or reason:
             self._start(frame, reason)
             return None
-        result = self._matcher.match(self._reference.features, frame)
+        result = self._matcher.match(self._reference.features, frame, frame0=self._reference.frame)
         result = replace(result, frame0=self._reference.frame,
                          track_ids=self._reference.ids[result.matches.indices[:, 0]])
         if self._is_replaced_by(result):

@@ -1,0 +1,155 @@
+"""Matches -> the same matches at sub-pixel agreement, and matches that the networks missed beside them.
+
+What is seen around a keypoint decides where its partner in image 1 lies; keypoints of image 0 stay, so that a frame's
+keypoints are the same in every pair. A point moves only where that is significantly better, not far, and the place
+has texture in both directions and looks the same in both images; else it stays where the networks put it. What looks
+the same under one affine map is locally a plane.
+
+Everything here is in pixels of the frames but `Matches`, whose points are in those of the input images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.config import RefineConfig
+from efficient_matcher.core.align import Alignment, align
+from efficient_matcher.core.motion import local_motions, project, zoom
+from efficient_matcher.records import Features, Frame, Matches
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+AGREEING_PX = 4.0  # from a first homography, for its motion to hold: pixels of the coarser image
+LEAST_GAIN = 4.6  # the 90 % quantile of chi-squared with 2 degrees of freedom
+LEAST_SHARPNESS = 1.5  # how much surer than the prior the patch must be where it says least
+
+
+@dataclass(frozen=True)
+class View:
+    """The two images of a pair and what was found in them."""
+
+    frame0: Frame
+    frame1: Frame
+    features0: Features
+    features1: Features
+
+    def points(self, matches: Matches) -> tuple[Array, Array]:
+        """Matched points [K,2] in frame 0 and frame 1 pixels."""
+        points0, points1 = self.input_points(matches)
+        return _to_frame(points0, self.frame0), _to_frame(points1, self.frame1)
+
+    def input_points(self, matches: Matches) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The same in input-image pixels."""
+        return matches.positions(self.features0, self.features1)
+
+    def in_frames(self, H_0to1: Array | None) -> Array | None:
+        """A homography of input-image pixels as one of frame pixels."""
+        return None if H_0to1 is None else np.linalg.inv(_lift(self.frame1)) @ H_0to1 @ _lift(self.frame0)
+
+
+def refine_matches(view: View, matches: Matches, H_0to1: Array | None, config: RefineConfig) -> Matches:
+    """The matches with points0 and points1 [K,2] px set; H_0to1: a first robust homography, input px, if there is one.
+
+    Indices, scores and their order stay. No matches, flat images or points at the border are normal input.
+    """
+    points0, points1 = view.points(matches)
+    motions, known = local_motions(points0, points1, view.in_frames(H_0to1), AGREEING_PX)
+    moved, _ = _moved(view, points0, points1, motions, known, config)
+    return _at(view, matches, moved)
+
+
+def guided_matches(view: View, matches: Matches, H_0to1: Array, config: RefineConfig, score: float) -> Matches:
+    """The matches, then those of the keypoints left over that H_0to1 and both images confirm, refined alike.
+
+    A match is added when the two are each other's most similar of all left over within config.guided_radius_px of
+    where H puts them (pixels of the coarser image), their descriptors' cosine is at least
+    config.guided_min_similarity, and their patches correlate. It scores the cosine times `score`, which no other
+    match should be below.
+    """
+    H = view.in_frames(H_0to1)
+    indices, cosines = _guided_pairs(view, matches.indices, H, config)
+    if not len(indices):
+        return matches
+    found = Matches(indices, cosines * np.float32(score))
+    points0, points1 = view.points(found)
+    motions, known = local_motions(points0, points1, H, config.guided_radius_px)
+    moved, alike = _moved(view, points0, points1, motions, known, config)
+    return _joined(view, matches, _kept(_at(view, found, moved), alike))
+
+
+def _moved(view: View, points0: Array, points1: Array, motions: Array, known: Bools,
+           config: RefineConfig) -> tuple[Array, Bools]:
+    """points1 [K,2] after refinement, and which patches look alike [K]; frame px."""
+    chosen = np.flatnonzero(known)
+    moved, alike = points1.copy(), np.zeros(len(points1), bool)
+    if not len(chosen):
+        return moved, alike
+    given = (array[chosen].astype(np.float32) for array in (points0, points1, motions))
+    found = align(view.frame0.image, view.frame1.image, *given, config.prior_px)
+    alike[chosen] = found.seen & (found.correlation >= config.min_correlation)
+    better = alike[chosen] & _is_better(found, config)
+    moved[chosen[better]] += found.move[better]
+    return moved, alike
+
+
+def _is_better(found: Alignment, config: RefineConfig) -> Bools:
+    textured = found.sharpness > (LEAST_SHARPNESS / config.prior_px) ** 2
+    return (found.gain > LEAST_GAIN) & (found.length < config.max_move_px) & textured
+
+
+def _guided_pairs(view: View, taken: NDArray[np.int32], H: Array,
+                  config: RefineConfig) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Index pairs [A,2] of keypoints without a match, most similar first, and their cosines [A]."""
+    free0 = np.setdiff1d(np.arange(len(view.features0)), taken[:, 0])
+    free1 = np.setdiff1d(np.arange(len(view.features1)), taken[:, 1])
+    places, slopes = project(_to_frame(view.features0.keypoints[free0], view.frame0), H)
+    points1 = _to_frame(view.features1.keypoints[free1], view.frame1)
+    reach = config.guided_radius_px * np.maximum(1, zoom(slopes))
+    near = ((places[:, None] - points1[None]) ** 2).sum(2) < (reach**2)[:, None]  # NaN is not near
+    if not near.any():
+        return np.zeros((0, 2), np.int32), np.zeros(0, np.float32)
+    cosines = np.where(near, view.features0.descriptors[free0] @ view.features1.descriptors[free1].T, np.float32(-1))
+    rows, best = np.arange(len(free0)), cosines.argmax(1)
+    mutual = (cosines.argmax(0)[best] == rows) & (cosines[rows, best] >= config.guided_min_similarity)
+    rows = rows[mutual]
+    values = cosines[rows, best[rows]]
+    order = np.argsort(-values, kind="stable")
+    pairs = np.column_stack([free0[rows], free1[best[rows]]])[order]
+    return pairs.astype(np.int32), np.clip(values[order], 0, 1)
+
+
+def _at(view: View, matches: Matches, points1: Array) -> Matches:
+    """Matches whose points in frame 1 are points1 [K,2]; those that did not move keep theirs to the last digit."""
+    before0, before1 = view.input_points(matches)
+    still = (points1 == _to_frame(before1, view.frame1)).all(1, keepdims=True)
+    after1 = np.where(still, before1, _to_input(points1, view.frame1)).astype(np.float32)
+    return replace(matches, points0=before0, points1=after1)
+
+
+def _kept(matches: Matches, which: Bools) -> Matches:
+    return Matches(matches.indices[which], matches.scores[which], matches.points0[which], matches.points1[which])
+
+
+def _joined(view: View, first: Matches, second: Matches) -> Matches:
+    points0, points1 = view.input_points(first)
+    pairs = ((first.indices, second.indices), (first.scores, second.scores), (points0, second.points0),
+             (points1, second.points1))
+    return Matches(*(np.concatenate(pair) for pair in pairs))
+
+
+def _to_frame(points: NDArray[np.float32], frame: Frame) -> Array:
+    return (points.astype(np.float64) + 0.5) / frame.scale - 0.5
+
+
+def _to_input(points: Array, frame: Frame) -> Array:
+    return (points + 0.5) * frame.scale - 0.5
+
+
+def _lift(frame: Frame) -> Array:
+    """Frame pixels to input pixels, [3,3]."""
+    (x, y) = frame.scale
+    return np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1.0]])
