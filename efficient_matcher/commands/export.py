@@ -31,20 +31,26 @@ class ExportOptions:
 
 def run(options: ExportOptions) -> dict[str, Any]:
     """Write the bundle, print its card; returns what --json writes. Raises MatcherError."""
-    from efficient_matcher.learn.export import CardFields, write_bundle
-    from efficient_matcher.learn.weights import load_superglue, load_superpoint, read_weights
-    files = {"superpoint": options.superpoint, "superglue": options.superglue}
+    from efficient_matcher.learn.export import write_bundle
+    from efficient_matcher.learn.weights import load_superglue, load_superpoint
     superpoint, superglue = load_superpoint(options.superpoint), load_superglue(options.superglue)
-    notes = {part: read_weights(path).notes for part, path in files.items()}
-    training = {part: notes[part].get("training", {"weights": path.name}) for part, path in files.items()}
-    fields = CardFields(name=options.name or options.out.resolve().name, training=training,
-                        licence=_licence(options, files, notes), measured=_measured(options.measured))
-    card = write_bundle(options.out, superpoint, superglue, fields)
+    card = write_bundle(options.out, superpoint, superglue, card_fields(options))
     report = {"bundle": str(options.out), "card": asdict(card)}
     if options.json is not None:
         write_json(options.json, report)
     print_table("exported", card_rows(card, options.out))
     return report
+
+
+def card_fields(options: ExportOptions) -> Any:
+    """What the card will say beyond the networks, as `CardFields`. Raises MatcherError."""
+    from efficient_matcher.learn.export import CardFields
+    from efficient_matcher.learn.weights import read_weights
+    files = {"superpoint": options.superpoint, "superglue": options.superglue}
+    notes = {part: read_weights(path).notes for part, path in files.items()}
+    training = {part: notes[part].get("training", {"weights": path.name}) for part, path in files.items()}
+    return CardFields(name=options.name or options.out.resolve().name, training=training,
+                      licence=_licence(options, files, notes), measured=_measured(options.measured))
 
 
 def _measured(path: Path | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from efficient_matcher.learn.channels import Network, narrow
+from efficient_matcher.learn.cluster import SharedValues
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
 from efficient_matcher.learn.prune import Masks, Ramp, prune_magnitude, weight_layers
@@ -43,6 +44,7 @@ class SuperPointFinetuning:
     distill: ExtractorDistillation = ExtractorDistillation()
     prune: Ramp | None = None
     keep_zeros: bool = True
+    keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class SuperGlueFinetuning:
     distill: float = setting(1.0, minimum=0.0)  # weight of the divergence of the assignments
     prune: Ramp | None = None
     keep_zeros: bool = True
+    keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class JointFinetuning:
     prune_superpoint: Ramp | None = None
     prune_superglue: Ramp | None = None
     keep_zeros: bool = True
+    keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
 
 
 def finetune_superpoint(
@@ -91,7 +95,7 @@ def finetune_superpoint(
     student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
     config = extractor_training(student, recipe.pairs)
     learner = Learner(student.train(), config.descriptor_scale).to(memory_format=torch.channels_last)
-    pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps)
+    pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
     labels = labels if labels is not None else no_labels(images)
     loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher])
 
@@ -141,8 +145,10 @@ def no_labels(images: ImageSet) -> Labels:
 class Pruning:
     """Masks and ramps of the networks of one run."""
 
-    def __init__(self, parts: list[tuple[Network, Ramp | None]], keep_zeros: bool, steps: int) -> None:
-        """parts: the networks that learn; keep_zeros: hold those zeros that are there at the start."""
+    def __init__(self, parts: list[tuple[Network, Ramp | None]], keep_zeros: bool, steps: int,
+                 keep_codebooks: bool = False) -> None:
+        """parts: the networks that learn; keep_zeros, keep_codebooks: hold what is there of them at the start."""
+        self._shared = [SharedValues(network) for network, _ in parts] if keep_codebooks else []
         self._parts, self._steps, self._started = parts, steps, False
         self._masks = [Masks(network) if keep_zeros or ramp is not None else None for network, ramp in parts]
         self._shares = [0.0] * len(parts)
@@ -162,6 +168,8 @@ class Pruning:
 
     def hold(self, networks: list[nn.Module]) -> None:
         """Give other networks of the same build the zeros: averages still remember what was pruned late."""
+        for shared, other in zip(self._shared, networks):
+            shared.hold(other)
         for (own, _), masks, other in zip(self._parts, self._masks, networks):
             if masks is None:
                 continue

@@ -44,7 +44,7 @@ def finetune_superglue(
     """
     torch.manual_seed(recipe.loop.seed)
     student = (narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start).train()
-    pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps)
+    pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
     config = SuperGlueTraining(network=student.config, views=recipe.views)
     loop = begun_loop(student, recipe, "superglue", folder, [start], [teacher])
 
@@ -71,7 +71,7 @@ def finetune_both(
     config = extractor_training(superpoint, recipe.pairs)
     pair = Pair(superpoint.train(), superglue.train(), config.descriptor_scale)
     pruning = Pruning([(superpoint, recipe.prune_superpoint), (superglue, recipe.prune_superglue)], recipe.keep_zeros,
-                      recipe.loop.steps)
+                      recipe.loop.steps, recipe.keep_codebooks)
     views = ViewConfig(width=recipe.pairs.width, height=recipe.pairs.height)
     matching = SuperGlueTraining(network=superglue.config, views=views)
     labels = labels if labels is not None else no_labels(images)

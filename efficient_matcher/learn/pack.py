@@ -13,7 +13,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,17 @@ def _xz(content: bytes) -> bytes:
     return lzma.compress(content, preset=9, check=lzma.CHECK_NONE)
 
 
-def pack_bundle(source: Path | str, out: Path | str, note: dict[str, Any] | None = None) -> ModelCard:
+def pack_bundle(source: Path | str, out: Path | str, told: Callable[[ModelCard], ModelCard] | None = None) -> ModelCard:
     """Write a bundle with its model files compressed, in one step; a bundle at `out`, which may be `source`, is replaced.
 
-    note: added to the card's `measured`. Returns the new card. Raises MatcherError.
+    told: what to say in the card beside the new hashes. Returns the new card. Raises MatcherError.
     """
-    return _rewritten(Path(source), Path(out), _packed_file, note or {})
+    return _rewritten(Path(source), Path(out), _packed_file, told or (lambda card: card))
 
 
 def unpack_bundle(source: Path | str, out: Path | str) -> ModelCard:
     """Inverse of `pack_bundle`: ordinary ONNX files, for other programs to open."""
-    return _rewritten(Path(source), Path(out), restored, {})
+    return _rewritten(Path(source), Path(out), restored, lambda card: card)
 
 
 def stored_bytes(folder: Path | str) -> int:
@@ -109,7 +109,8 @@ def _packed_file(path: Path) -> bytes:
         raise MatcherError(f"{path}: {error}") from None
 
 
-def _rewritten(source: Path, out: Path, change: Any, note: dict[str, Any]) -> ModelCard:
+def _rewritten(source: Path, out: Path, change: Callable[[Path], bytes],
+               told: Callable[[ModelCard], ModelCard]) -> ModelCard:
     """The bundle `source` at `out`, `change` giving the new bytes of each file that is of the other kind."""
     bundle = load_bundle(source)
     if out.exists() and not (out / "model.yaml").is_file() and (not out.is_dir() or any(out.iterdir())):
@@ -121,7 +122,7 @@ def _rewritten(source: Path, out: Path, change: Any, note: dict[str, Any]) -> Mo
             same = path.suffix != ".onnx" or is_compressed(path) != wanted
             write_bytes_atomic(partial / name, path.read_bytes() if same else change(path))
         files = {name: file_sha256(partial / name) for name in bundle.card.files}
-        card = replace(bundle.card, files=files, measured={**bundle.card.measured, **note})
+        card = replace(told(bundle.card), files=files)
         write_card(partial, card)
         load_bundle(partial)
         _replace(out, partial)
