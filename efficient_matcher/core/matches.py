@@ -60,10 +60,10 @@ def _mutual(values: NDArray[np.float32], threshold: float) -> Matches:
     best1 = values.argmax(axis=1)
     scores = values[np.arange(len(values)), best1]
     # Comparing with the column's maximum is much faster than a second argmax across the memory's order.
-    mutual = np.flatnonzero((scores == values.max(axis=0)[best1]) & (scores >= threshold))
-    # Equal entries in a column pass that comparison together; the first row keeps the column.
-    _, first = np.unique(best1[mutual], return_index=True)
-    index0 = mutual[np.sort(first)]
+    index0 = np.flatnonzero((scores == values.max(axis=0)[best1]) & (scores >= threshold))
+    if np.bincount(best1[index0], minlength=1).max() > 1:
+        # Equal entries in a column pass that comparison together; the first row keeps the column.
+        index0 = index0[np.sort(np.unique(best1[index0], return_index=True)[1])]
     order = index0[np.argsort(-scores[index0], kind="stable")]
     indices = np.stack([order, best1[order]], axis=1).astype(np.int32)
     return Matches(indices, np.clip(scores[order], 0, 1).astype(np.float32))

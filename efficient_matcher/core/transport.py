@@ -41,11 +41,11 @@ def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iteratio
     and finite values are required. The kernel is exp(similarity - row maximum); the scalings it is multiplied by are
     moved into it when they grow, so similarities of +-60 and more neither overflow nor starve.
     """
-    kernel = _with_dustbins(similarity, dustbin)
-    log_u, log_v = -kernel.max(axis=1), np.zeros(kernel.shape[1], np.float32)
+    log_u = -np.append(np.maximum(similarity.max(axis=1), dustbin), dustbin).astype(np.float32)
+    log_v = np.zeros(similarity.shape[1] + 1, np.float32)
+    kernel = _kernel(similarity, dustbin, log_u, log_v)
     rows, columns = np.ones_like(log_u), np.ones_like(log_v)
     rows[-1], columns[-1] = len(log_v) - 1, len(log_u) - 1
-    _exponential(kernel, log_u)
     u, v, done = np.ones_like(log_u), np.ones_like(log_v), 0
     while done < iterations:
         last, u = u, rows / (kernel @ v)
@@ -57,24 +57,19 @@ def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iteratio
         done += 1
         if max(u.max(), v.max(), 1 / u.min(), 1 / v.min()) > _ABSORB_ABOVE:
             log_u, log_v = log_u + np.log(u), log_v + np.log(v)
-            kernel = _with_dustbins(similarity, dustbin)
-            kernel += log_v
-            _exponential(kernel, log_u)
+            kernel = _kernel(similarity, dustbin, log_u, log_v)
             u, v = np.ones_like(u), np.ones_like(v)
     kernel *= v
     kernel *= u[:, None]
     return Assignment(kernel, done)
 
 
-def _with_dustbins(similarity: NDArray[np.floating], dustbin: float) -> NDArray[np.float32]:
-    count0, count1 = similarity.shape
-    scores = np.empty((count0 + 1, count1 + 1), np.float32)
-    scores[:-1, :-1] = similarity
-    scores[-1], scores[:, -1] = dustbin, dustbin
-    return scores
-
-
-def _exponential(scores: NDArray[np.float32], log_u: NDArray[np.float32]) -> None:
-    """exp(scores + log_u) by rows, in place."""
-    scores += log_u[:, None]
-    np.exp(scores, out=scores)
+def _kernel(similarity: NDArray[np.floating], dustbin: float, log_u: NDArray[np.float32],
+            log_v: NDArray[np.float32]) -> NDArray[np.float32]:
+    """exp of the similarity with dustbins [N+1,M+1], of which log_u is added to the rows and log_v to the columns."""
+    kernel = np.empty((len(log_u), len(log_v)), np.float32)
+    np.add(similarity, log_u[:-1, None], out=kernel[:-1, :-1], casting="same_kind")
+    kernel[:-1, -1], kernel[-1] = log_u[:-1] + np.float32(dustbin), log_u[-1] + np.float32(dustbin)
+    if log_v.any():
+        kernel += log_v
+    return np.exp(kernel, out=kernel)
