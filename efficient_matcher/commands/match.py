@@ -58,7 +58,8 @@ def _report(options: MatchOptions, matcher: Matcher, result: PairResult) -> dict
         "inliers": int(homography.inliers.sum()), "valid": homography.valid, "homography": homography.matrix,
         "rmse_px": homography.rmse, "corner_covariance_px2": homography.corner_covariance,
         "points0": result.points0, "points1": result.points1, "scores": result.matches.scores,
-        "inlier": homography.inliers, "timings_ms": result.timings, "config": options.config.values(),
+        "inlier": homography.inliers, "depth": result.depth,
+        "timings_ms": result.timings, "config": options.config.values(),
     }
 
 

@@ -13,7 +13,7 @@ REASONS_KEPT = 20  # different reasons listed; a damaged bag may have one per me
 
 COLUMNS = ("min", "p10", "median", "p90", "p99", "max")
 _PAIR_ROWS = (("matches", "matches", 1, 0), ("inliers", "inliers", 1, 0), ("inlier_share", "inlier share %", 100, 1),
-              ("rmse_px", "rmse px", 1, 2))  # key, label, factor, digits
+              ("rmse_px", "rmse px", 1, 2), ("depth", "matcher depth", 1, 0))  # key, label, factor, digits
 
 
 class Summary:
@@ -41,6 +41,8 @@ class Summary:
         self._values["inlier_share"].append(inliers / matches if matches else 0.0)
         if result.homography.valid:
             self._values["rmse_px"].append(result.homography.rmse)
+        if result.depth:
+            self._values["depth"].append(result.depth)
         for stage, milliseconds in result.timings.items():
             self.add_timing(stage, milliseconds)
 

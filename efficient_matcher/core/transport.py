@@ -37,8 +37,8 @@ def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iteratio
                       tolerance: float = 0.0) -> Assignment:
     """Sinkhorn's algorithm: similarity [N,M] and the dustbins' similarity -> assignment.
 
-    Ends after `iterations`, or when no row's sum is off by more than the share `tolerance`; columns are exact. N, M >= 1
-    and finite values are required. The kernel is exp(similarity - row maximum); the scalings it is multiplied by are
+    Ends after `iterations`, or when no row's sum is off by more than the share `tolerance`; columns are exact.
+    N, M >= 1 and finite values are required. The kernel is exp(similarity - row maximum); the scalings it is multiplied by are
     moved into it when they grow, so similarities of +-60 and more neither overflow nor starve.
     """
     log_u = -np.append(np.maximum(similarity.max(axis=1), dustbin), dustbin).astype(np.float32)

@@ -83,7 +83,7 @@ def _ours(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
         total = 1e3 * (perf_counter() - start)
         if result is None:
             return None
-        last.update(keypoints=len(result.features1), matches=len(result.matches))
+        last.update(keypoints=len(result.features1), matches=len(result.matches), depth=result.depth)
         stages = {name: value for name, value in result.timings.items() if name != "total"}
         return {**stages, "other": max(0.0, total - sum(stages.values())), "total": total}
 

@@ -33,20 +33,21 @@ class Health:
     def __init__(self, card: ModelCard | None) -> None:
         self._model = {} if card is None else {"model": card.name, "model_hash": model_hash(card)}
         self._lock = threading.Lock()
-        self._recent: deque[tuple[int, int, bool]] = deque(maxlen=RESULTS_KEPT)  # matches, inliers, valid
+        self._recent: deque[tuple[int, int, bool, int]] = deque(maxlen=RESULTS_KEPT)  # _medians
         self._last = (monotonic(), WorkerStats(0, 0, 0, 0, {}, ""))
 
     def add(self, result: PairResult) -> None:
         """Takes a result that was published."""
         with self._lock:
-            self._recent.append((len(result.matches), int(result.homography.inliers.sum()), result.homography.valid))
+            self._recent.append((len(result.matches), int(result.homography.inliers.sum()), result.homography.valid,
+                                 result.depth))
 
     def status(self, stats: WorkerStats, restarts: tuple[int, str], is_open: bool) -> Status:
         """Level and numbers since the last call. restarts: count, last reason; is_open: subscribed to the cameras."""
         now = monotonic()
         with self._lock:
             (then, before), self._last = self._last, (now, stats)
-            recent = np.array(self._recent, np.float64).reshape(-1, 3)
+            recent = np.array(self._recent, np.float64).reshape(-1, 4)
         seconds = max(now - then, 1e-6)
         values = {
             "images_per_s": f"{(stats.received - before.received) / seconds:.1f}",
@@ -71,9 +72,9 @@ def diagnostics_message(types: MessageTypes, status: Status, name: str, stamp: A
 def _medians(recent: np.ndarray) -> dict[str, str]:
     if not len(recent):
         return {}
-    matches, inliers, valid = recent.T
+    matches, inliers, valid, depth = recent.T
     return {"matches_median": f"{np.median(matches):.0f}", "inliers_median": f"{np.median(inliers):.0f}",
-            "valid_share": f"{valid.mean():.2f}"}
+            "valid_share": f"{valid.mean():.2f}", "matcher_depth_median": f"{np.median(depth):.0f}"}
 
 
 def _judged(stats: WorkerStats, before: WorkerStats, recent: np.ndarray, is_open: bool) -> tuple[int, str]:

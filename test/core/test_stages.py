@@ -34,7 +34,7 @@ class Stage:
 
 @pytest.fixture()
 def stages() -> list[Stage]:
-    """Tokens are descriptors, doubled by the first pair, negated in image 1 by the second; similarity is their product."""
+    """Tokens are descriptors, doubled by the first pair, in image 1 negated by the second; their product is given."""
     return [Stage(lambda x: {"tokens": x["descriptors"]}),
             Stage(lambda x: {"next0": 2 * x["tokens0"], "next1": 2 * x["tokens1"]}),
             Stage(lambda x: {"next0": x["tokens0"], "next1": -x["tokens1"]}),

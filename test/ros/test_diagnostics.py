@@ -18,19 +18,21 @@ def stats(received: int = 0, processed: int = 0, dropped: int = 0, failed: int =
     return WorkerStats(received, processed, dropped, failed, {"p50": 12.34}, error)
 
 
-def result(matches: int, inliers: int) -> SimpleNamespace:
+def result(matches: int, inliers: int, depth: int = 1) -> SimpleNamespace:
     mask = np.arange(matches) < inliers
-    return SimpleNamespace(matches=range(matches), homography=SimpleNamespace(inliers=mask, valid=inliers > 0))
+    return SimpleNamespace(matches=range(matches), depth=depth,
+                           homography=SimpleNamespace(inliers=mask, valid=inliers > 0))
 
 
 def test_matching_reports_medians_and_latency() -> None:
     health = Health(None)
     for inliers in (10, 20, 30):
-        health.add(result(40, inliers))
+        health.add(result(40, inliers, depth=inliers // 10))
     status = health.status(stats(received=3, processed=3), (2, "gap"), is_open=True)
     assert (status.level, status.message) == (OK, "matching")
     assert status.values["inliers_median"] == "20" and status.values["matches_median"] == "40"
     assert status.values["latency_p50_ms"] == "12.3" and status.values["valid_share"] == "1.00"
+    assert status.values["matcher_depth_median"] == "2"
     assert status.values["restarts"] == "2" and status.values["last_restart"] == "gap"
 
 
