@@ -14,7 +14,7 @@ from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.worst import Worst, worst_pairs
 from efficient_matcher.config import Config
 from efficient_matcher.evaluate.candidates import BUNDLE, Candidates, check_choice, open_candidates
-from efficient_matcher.evaluate.diagnosis import CAUSES
+from efficient_matcher.evaluate.diagnosis import CAUSES, FEW, KEYPOINTS, SPREAD, WRONG
 from efficient_matcher.evaluate.homography import (ESTIMATORS, THRESHOLDS_PX, VARIANTS, PairOutcome, run_benchmark,
                                                    summarize)
 from efficient_matcher.files import write_json
@@ -89,7 +89,12 @@ def _print(figures: list[dict[str, Any]], config: Config) -> None:
 def _print_failures(figures: list[dict[str, Any]]) -> None:
     rows = [(f"{row['method']} {row['variant']}", str(sum(row["failures"].values())),
              *(str(row["failures"][cause]) for cause in CAUSES)) for row in figures]
-    print_table(f"pairs above {THRESHOLDS_PX[0]:g} px, by what keeps them there", rows, ("all", *CAUSES))
+    print_table(f"pairs above {THRESHOLDS_PX[0]:g} px, by what keeps them there", rows, ("all", *(_short(cause) for cause in CAUSES)))
+
+
+def _short(cause: str) -> str:
+    """The word of a cause that tells it from the others, so that the table fits a narrow terminal."""
+    return {KEYPOINTS: "keypoints", SPREAD: "spread", FEW: "matches", WRONG: "wrong"}.get(cause, cause)
 
 
 def _print_worst(explained: Sequence[Worst]) -> None:

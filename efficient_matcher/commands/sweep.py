@@ -26,7 +26,7 @@ from efficient_matcher.ros.messages import model_hash
 from efficient_matcher.sources.images import usable_images
 from efficient_matcher.stopping import StopSignals
 
-COLUMNS = {"repeatability": "repeatability", "repeated_error_px": "error px", "matched_error_px": "matched px",
+COLUMNS = {"repeatability": "rep %", "repeated_error_px": "px", "matched_error_px": "matched px",
            "precision": "P", "recall": "R", "auc_5": "AUC@5", "auc_10": "@10", "auc_25": "@25"}
 
 
@@ -152,7 +152,7 @@ def _print(figures: dict[str, Any], images: int, config: Config, skipped: dict[s
         for method in of_values[0]["methods"]:
             means = (_mean([row["methods"][method][name] for row in of_values]) for name in COLUMNS)
             rows.append((f"{sweep} {method}", *means))
-    print_table(f"sweeps over {images} images, {config.extract.max_keypoints} keypoints, means over all values",
+    print_table(f"{images} images, {config.extract.max_keypoints} keypoints, means over a sweep's values",
                 rows, tuple(COLUMNS.values()))
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}")
@@ -160,7 +160,8 @@ def _print(figures: dict[str, Any], images: int, config: Config, skipped: dict[s
 
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{np.mean(known):.2f}" if known else "-"
+    mean = float(np.mean(known)) if known else float("nan")
+    return "-" if not known else f"{mean:.2f}" if mean < 10 else f"{mean:.1f}"
 
 
 def _plot(out: Path, figures: dict[str, Any], subject: str) -> None:

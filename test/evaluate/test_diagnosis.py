@@ -48,6 +48,12 @@ def test_keypoints_that_are_others() -> None:
     assert f"{found.visible[0]} and {found.visible[1]} keypoints" in found.sentence() and "5 of them" in found.sentence()
 
 
+def test_few_keypoints_found_again_and_those_by_chance() -> None:
+    elsewhere = warp_points(GRID + [20, 20], H)
+    elsewhere[:20] = warp_points(GRID[:20], H) + np.random.default_rng(1).uniform(-1.8, 1.8, (20, 2))
+    assert diagnose(pair(GRID, elsewhere), H, tolerance_px=1.0).cause == KEYPOINTS
+
+
 def test_keypoints_on_one_line() -> None:
     line = np.column_stack([np.linspace(50, 500, 40), np.full(40, 200.0)])
     assert diagnose(pair(line, warp_points(line, H)), H).cause == SPREAD
