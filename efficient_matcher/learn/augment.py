@@ -14,6 +14,7 @@ class AugmentConfig:
     """How likely and how strong each change is; a strength is drawn uniformly up to the bound."""
 
     probability: float = 0.35  # of each change, independently
+    together: float = 0.0  # share of the views that get every change: what a dark, shaken camera gives
     gamma: tuple[float, float] = (0.6, 1.6)
     gain: tuple[float, float] = (0.7, 1.3)
     offset: float = 25.0  # grey levels
@@ -24,14 +25,15 @@ class AugmentConfig:
 
 def augment(image: NDArray[np.uint8], rng: np.random.Generator, config: AugmentConfig) -> NDArray[np.uint8]:
     """A changed copy of a grey image [H,W]; the geometry stays."""
-    if rng.random() < config.probability:
+    probability = 1.0 if config.together and rng.random() < config.together else config.probability
+    if rng.random() < probability:
         image = _light(image, rng, config)
-    if rng.random() < config.probability:
+    if rng.random() < probability:
         image = motion_blur(image, int(rng.integers(3, config.blur_px + 1)), rng.uniform(0, np.pi))
-    if rng.random() < config.probability:
+    if rng.random() < probability:
         noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(1, config.noise_sigma)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    if rng.random() < config.probability:
+    if rng.random() < probability:
         quality = int(rng.integers(config.jpeg_quality[0], config.jpeg_quality[1] + 1))
         image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
     return image

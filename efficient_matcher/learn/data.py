@@ -105,17 +105,19 @@ class PairConfig:
     own_proportions: float = 0.5  # share of the crops that keep the image's proportions, as the benchmark's squeeze does
     minimum_share: float = 0.4  # of the warps that must have found a label point
     warp: HomographyRange = TRAINING
-    photometric: AugmentConfig = AugmentConfig()
+    photometric: AugmentConfig = AugmentConfig(together=0.3)
 
 
 @dataclass(frozen=True)
 class PairBatch:
     """images [2B,1,h,w] in [0,1], first all views 0, then all views 1; H_0to1 [B,3,3] float32.
 
-    labels: one [N,3] (x, y, share) array for each of the 2B views.
+    clean: the same before light, blur, noise and compression changed them. labels: one [N,3] (x, y, share) array
+    for each of the 2B views.
     """
 
     images: Tensor
+    clean: Tensor
     H_0to1: Tensor
     labels: list[NDArray[np.float32]]
 
@@ -125,18 +127,23 @@ def pair_batch(
 ) -> PairBatch:
     """The batch of one step."""
     rng = np.random.default_rng([seed, step])
-    views0, views1, labels0, labels1, transforms = [], [], [], [], []
+    clean0, clean1, labels0, labels1, transforms = [], [], [], [], []
     for index in rng.choice(len(images), config.pairs, replace=len(images) < config.pairs):
         view, points, taken = _crop(images.images[index], labels[index], config, rng)
         H_0to1 = squeezed_homography(rng, taken, (config.width, config.height), config.warp)
         warped = cv2.warpPerspective(view, H_0to1, (config.width, config.height), flags=cv2.INTER_LINEAR)
-        views0.append(augment(view, rng, config.photometric))
-        views1.append(augment(warped, rng, config.photometric))
+        clean0.append(view)
+        clean1.append(warped)
         labels0.append(points)
         labels1.append(_inside(np.column_stack([warp(points[:, :2], H_0to1), points[:, 2]]), config))
         transforms.append(H_0to1)
-    stacked = torch.from_numpy(np.stack(views0 + views1)[:, None]).float() / 255
-    return PairBatch(stacked, torch.from_numpy(np.stack(transforms)).float(), labels0 + labels1)
+    clean = clean0 + clean1
+    views = [augment(view, rng, config.photometric) for view in clean]
+    return PairBatch(_stacked(views), _stacked(clean), torch.from_numpy(np.stack(transforms)).float(), labels0 + labels1)
+
+
+def _stacked(views: list[NDArray[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.stack(views)[:, None]).float() / 255
 
 
 def _crop(

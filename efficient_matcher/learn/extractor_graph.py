@@ -28,7 +28,7 @@ def extractor_model(network: SuperPoint) -> onnx.ModelProto:
     x = graph.add("Cast", "image/float", "image", to=FLOAT)
     maps = []
     for name in ENCODER:
-        if name.endswith("a") and maps:
+        if name in pooled_before(network):
             x = graph.add("MaxPool", f"pool{name[0]}", x, kernel_shape=[2, 2], strides=[2, 2])
         x = _conv(graph, network, name, x)
         if name.endswith("b"):
@@ -40,6 +40,11 @@ def extractor_model(network: SuperPoint) -> onnx.ModelProto:
     coarse = graph.conv("convDb", _conv(graph, network, "Da", x), network.convDb.weight, network.convDb.bias)
     graph.add("Transpose", "descriptors", coarse, perm=[0, 2, 3, 1])
     return graph.model({"image": (UINT8, [1, 1, "H", "W"])}, outputs_of(network))
+
+
+def pooled_before(network: SuperPoint) -> tuple[str, ...]:
+    """Convolutions whose input is the pooled output of the one before."""
+    return ("3a", "4a") if network.config.half_stem else ("2a", "3a", "4a")
 
 
 def outputs_of(network: SuperPoint) -> dict[str, tuple[int, Dims]]:
@@ -59,7 +64,8 @@ def folded(network: SuperPoint, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _conv(graph: Graph, network: SuperPoint, name: str, x: str) -> str:
-    return graph.conv(f"conv{name}", x, *folded(network, name), relu=True)
+    strided = {"strides": [2, 2], "pads": [2] * 4} if network.config.half_stem and name == ENCODER[0] else {}
+    return graph.conv(f"conv{name}", x, *folded(network, name), relu=True, **strided)
 
 
 def _scores(graph: Graph, logits: str) -> None:
@@ -89,10 +95,11 @@ def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> str:
     half = graph.add("Add", "location/add2", lateral(2, x2), _doubled(graph, "location/up4", coarse))
     half = graph.add("Relu", "location/half", half)
     fuse_weights = block_convolution(branch.fuse.weight, branch.fuse.bias, 2)
-    full_weights = block_convolution(branch.full.weight, branch.full.bias, 1)
-    fuse = graph.conv("location/fuse", half, *fuse_weights, strides=[2, 2])
-    full = graph.conv("location/full", x1, *full_weights, strides=[4, 4])
-    blocks = graph.add("Add", "location/blocks", full, fuse)
+    blocks = graph.conv("location/fuse", half, *fuse_weights, strides=[2, 2])
+    if branch.full is not None:
+        full_weights = block_convolution(branch.full.weight, branch.full.bias, 1)
+        full = graph.conv("location/full", x1, *full_weights, strides=[4, 4])
+        blocks = graph.add("Add", "location/blocks", full, blocks)
     return graph.conv("location/cells", blocks, cells_of_blocks(), torch.zeros(CELL * CELL + 1), strides=[2, 2],
                       pads=[0] * 4)
 

@@ -23,6 +23,7 @@ from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_b
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
 from efficient_matcher.learn.prune import Masks, Ramp, prune_magnitude, weight_layers
 from efficient_matcher.learn.recipe import setting, to_mapping
+from efficient_matcher.learn.stem import with_half_stem
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss
 from efficient_matcher.learn.training import Loop, LoopConfig
@@ -39,6 +40,7 @@ class SuperPointFinetuning:
     loop: LoopConfig = LoopConfig(steps=3000, learning_rate=2e-3, warmup_steps=50)
     pairs: PairConfig = PairConfig()
     sizes: dict[str, int] = setting(dict, minimum=1)  # to bring the weights to first; see channels.py
+    half_stem: bool = False  # then to leave out the full-resolution map; see stem.py
     criterion: WithoutLoss = "frobenius"
     task: float = setting(0.5, minimum=0.0)  # weight of the losses of training
     distill: ExtractorDistillation = ExtractorDistillation()
@@ -93,6 +95,8 @@ def finetune_superpoint(
     """
     torch.manual_seed(recipe.loop.seed)
     student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
+    if recipe.half_stem and not student.config.half_stem:
+        student = with_half_stem(student, recipe.loop.seed)
     config = extractor_training(student, recipe.pairs)
     learner = Learner(student.train(), config.descriptor_scale).to(memory_format=torch.channels_last)
     pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
@@ -126,7 +130,7 @@ def extractor_loss(
         loss, parts = superpoint_loss(learner, batch, config, progress, outputs)
         total = total + task * loss
     if teacher is not None and distill:
-        loss, distilled = extractor_distillation(outputs, answers(teacher, batch.images), distill)
+        loss, distilled = extractor_distillation(outputs, answers(teacher, batch.clean), distill)
         total, parts = total + loss, {**parts, **distilled}
     return total, parts
 

@@ -33,6 +33,7 @@ class SuperPointConfig:
     descriptor_dim: int = 256
     batch_norm: bool = False  # after all 3x3 convolutions but the two at full resolution (see FULL_RESOLUTION)
     location_width: int = 0  # channels of the high-resolution location branch; 0 leaves it out
+    half_stem: bool = False  # 1a takes 6x6 pixels at a stride of 2 and nothing is pooled before 2a: no full-resolution map
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and model cards."""
@@ -49,22 +50,23 @@ class LocationBranch(nn.Module):
 
     Lateral 1x1 convolutions bring the maps at 1/2, 1/4 and 1/8 to half resolution, a 3x3
     convolution fuses them into the four pixels of each half-resolution site, and one 3x3
-    convolution reads the full-resolution map directly.
+    convolution reads the full-resolution map directly, where there is one.
     """
 
-    def __init__(self, widths: tuple[int, ...], width: int) -> None:
+    def __init__(self, widths: tuple[int, ...], width: int, half_stem: bool = False) -> None:
         super().__init__()
         self.lateral2 = nn.Conv2d(widths[3], width, 1)
         self.lateral4 = nn.Conv2d(widths[5], width, 1)
         self.lateral8 = nn.Conv2d(widths[7], width, 1)
         self.fuse = nn.Conv2d(width, 4, 3, padding=1)
-        self.full = nn.Conv2d(widths[1], 1, 3, padding=1)
+        self.full = None if half_stem else nn.Conv2d(widths[1], 1, 3, padding=1)
 
     def forward(self, x1: Tensor, x2: Tensor, x4: Tensor, x8: Tensor) -> Tensor:
         """Maps at 1/1, 1/2, 1/4, 1/8 -> location logits [B,64,H/8,W/8]."""
         coarse = F.interpolate(self.lateral8(x8), scale_factor=2, mode="nearest") + self.lateral4(x4)
         half = F.relu(F.interpolate(coarse, scale_factor=2, mode="nearest") + self.lateral2(x2))
-        pixels = F.pixel_shuffle(self.fuse(half), 2) + self.full(x1)
+        pixels = F.pixel_shuffle(self.fuse(half), 2)
+        pixels = pixels if self.full is None else pixels + self.full(x1)
         return F.pixel_unshuffle(pixels, CELL)
 
 
@@ -85,23 +87,30 @@ class SuperPoint(nn.Module):
         self.convPb = nn.Conv2d(config.detector_width, CELL * CELL + 1, 1)
         self._add_conv("Da", previous, config.descriptor_width)
         self.convDb = nn.Conv2d(config.descriptor_width, config.descriptor_dim, 1)
-        self.location = LocationBranch(config.widths, config.location_width) if config.location_width else None
+        self.location = None
+        if config.location_width:
+            self.location = LocationBranch(config.widths, config.location_width, config.half_stem)
 
     def _add_conv(self, name: str, inputs: int, outputs: int) -> None:
-        setattr(self, f"conv{name}", nn.Conv2d(inputs, outputs, 3, padding=1))
-        if self.config.batch_norm and name not in FULL_RESOLUTION:
+        strided = self.config.half_stem and name == "1a"
+        convolution = nn.Conv2d(inputs, outputs, 6, 2, 2) if strided else nn.Conv2d(inputs, outputs, 3, padding=1)
+        setattr(self, f"conv{name}", convolution)
+        if self._normalised(name):
             setattr(self, f"bn{name}", nn.BatchNorm2d(outputs))
+
+    def _normalised(self, name: str) -> bool:
+        return self.config.batch_norm and (self.config.half_stem or name not in FULL_RESOLUTION)
 
     def _conv(self, name: str, x: Tensor) -> Tensor:
         x = getattr(self, f"conv{name}")(x)
-        if self.config.batch_norm and name not in FULL_RESOLUTION:
+        if self._normalised(name):
             x = getattr(self, f"bn{name}")(x)
         return F.relu(x)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Detector logits [B,65,H/8,W/8] and unnormalised descriptors [B,D,H/8,W/8]."""
         x1 = self._conv("1b", self._conv("1a", image))
-        x2 = self._conv("2b", self._conv("2a", F.max_pool2d(x1, 2)))
+        x2 = self._conv("2b", self._conv("2a", x1 if self.config.half_stem else F.max_pool2d(x1, 2)))
         x4 = self._conv("3b", self._conv("3a", F.max_pool2d(x2, 2)))
         x8 = self._conv("4b", self._conv("4a", F.max_pool2d(x4, 2)))
         logits = self.convPb(self._conv("Pa", x8))
