@@ -144,6 +144,8 @@ class NodeConfig:
                                "false for rectified ones: rays come from its P. Homographies stay in image pixels "
                                "either way")
     lazy: bool = _setting(True, "while nobody subscribes to results, the cameras are not subscribed to either")
+    overlap: bool = _setting(False, "extract the next image while one is matched, each with half of the threads: more "
+                             "images a second where cores abound, each of them later", dynamic=False)
     debug_max_matches: int = _setting(200, "matches drawn on the debug image", minimum=0, maximum=8192)
     diagnostics_period_s: float = _setting(1.0, "period of /diagnostics",
                                            unit="s", minimum=0.1, maximum=60.0, dynamic=False)

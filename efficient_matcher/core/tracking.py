@@ -23,7 +23,8 @@ class PairMatcher(Protocol):
 
     def extract(self, image: Frame) -> Features: ...
 
-    def match(self, a: Features, b: Frame, *, frame0: Frame | None = None) -> PairResult: ...
+    def match(self, a: Features, b: Frame | Features, *, frame0: Frame | None = None,
+              frame1: Frame | None = None) -> PairResult: ...
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ class Tracker:
         """The settings given at the start, else those of the matcher, which may change while running."""
         return self._fixed_config or self._matcher.config.track
 
-    def process(self, image: Frame | NDArray[Any]) -> PairResult | None:
+    def process(self, image: Frame | NDArray[Any], features: Features | None = None) -> PairResult | None:
         """The next image against the reference, with track ids; None when this image is the new reference itself.
+
+        features: the image's, where they were extracted before.
 
         Raises ImageError for an image that is none and MatcherError when a network fails; what was tracked before
         is kept then.
@@ -78,9 +81,10 @@ class Tracker:
         self._forget_if_asked()
         reason = self._restart_reason(frame)
         if self._reference is None or reason:
-            self._start(frame, reason)
+            self._start(frame, self._matcher.extract(frame) if features is None else features, reason)
             return None
-        result = self._matcher.match(self._reference.features, frame, frame0=self._reference.frame)
+        result = self._matcher.match(self._reference.features, frame if features is None else features,
+                                     frame0=self._reference.frame, frame1=frame)
         result = replace(result, frame0=self._reference.frame,
                          track_ids=self._reference.ids[result.matches.indices[:, 0]])
         if self._is_replaced_by(result):
@@ -118,8 +122,7 @@ class Tracker:
             return f"gap of {gap_s:.3f} s between stamps"
         return ""
 
-    def _start(self, frame: Frame, reason: str) -> None:
-        features = self._matcher.extract(frame)
+    def _start(self, frame: Frame, features: Features, reason: str) -> None:
         if reason:
             self.restarts += 1
             self.restart_reason = reason

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from efficient_matcher.config import Config
-from efficient_matcher.core.live import LatestFrameWorker, WorkerStats
+from efficient_matcher.core.backend import available_threads
+from efficient_matcher.core.live import LatestFrameWorker, OverlappingWorker, WorkerStats
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import PairResult
@@ -90,12 +91,14 @@ class Matching:
     def __init__(self, config: Config, types: MessageTypes, publishers: Publishers, make_inputs: MakeInputs,
                  listeners: Listeners) -> None:
         self._config, self._types, self._publishers, self._listeners = config, types, publishers, listeners
-        self._matcher = Matcher.from_bundle(config.model.bundle, config)
+        self._matcher = Matcher.from_bundle(config.model.bundle, _shared_out(config))
         self._health = Health(self._matcher.card)
         self._frame_ids: tuple[str, ...] | None = None
         self._enabled = True
         self.stream = CameraStream(self._matcher, listeners.on_warning)
-        self.worker = LatestFrameWorker(self.stream.process, self._publish, self._report_failure)
+        report = self._publish, self._report_failure
+        self.worker = (OverlappingWorker(self.stream.prepare, self.stream.finish, *report) if config.node.overlap
+                       else LatestFrameWorker(self.stream.process, *report))
         self.inputs = make_inputs(self.worker.submit, self.stream.set_camera_info)
 
     @property
@@ -129,7 +132,7 @@ class Matching:
     def reconfigure(self, config: Config) -> None:
         """Takes new values of dynamic settings from the next image on."""
         self._config = config
-        self._matcher.reconfigure(config)
+        self._matcher.reconfigure(_shared_out(config))
 
     def update_inputs(self) -> None:
         """Subscribes to the cameras while results are wanted, else not."""
@@ -171,3 +174,9 @@ class Matching:
         """The image is counted in the diagnostics, and the next one is taken."""
         self._listeners.on_failure(str(error) if isinstance(error, MatcherError)
                                    else f"{type(error).__name__}: {error}")
+
+
+def _shared_out(config: Config) -> Config:
+    """Where two networks run at a time, each gets half of the threads."""
+    threads = config.model.threads or available_threads()
+    return config.with_values({"model.threads": max(1, threads // 2)}) if config.node.overlap else config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from efficient_matcher.core.pipeline import Matcher, Tracker
 from efficient_matcher.draw import draw_matches, draw_overlay
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.records import PairResult
+from efficient_matcher.records import Features, Frame, PairResult
 from efficient_matcher.ros import messages
 from efficient_matcher.ros.camera import CameraModel
+
+Prepared = tuple[tuple[Any, ...], list[tuple[Frame, Union[Features, None]]]]  # messages; of each, frame and features
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class CameraStream:
     """Messages of one camera (tracked), or of two (matched left with right), to outputs.
 
     on_warning: is told once of each thing that does not stop the matching, such as an unusable CameraInfo.
-    `process` belongs to one thread; all else may be called from any, and takes effect with the next image.
+    `process` belongs to one thread, and so does `prepare`, which may be another; all else may be called from any, and
+    takes effect with the next image.
     """
 
     def __init__(self, matcher: Matcher, on_warning: Callable[[str], None]) -> None:
@@ -69,9 +72,27 @@ class CameraStream:
 
         Raises ImageError naming the field when an image cannot be decoded.
         """
-        frames = [messages.frame_of(image, self._matcher.config.input) for image in images]
-        self.frame_ids = tuple(frame.frame_id for frame in frames)
-        result = self._tracker.process(frames[0]) if len(frames) == 1 else self._matcher.match(*frames)
+        return self._matched(images, [(self._frame(image), None) for image in images])
+
+    def prepare(self, images: tuple[Any, ...]) -> Prepared:
+        """The part of `process` that needs no other image, for `finish`. Raises ImageError as `process` does."""
+        frames = [self._frame(image) for image in images]
+        return images, [(frame, self._matcher.extract(frame)) for frame in frames]
+
+    def finish(self, prepared: Prepared) -> Output | None:
+        """The rest of `process`, in the order the images came in."""
+        return self._matched(*prepared)
+
+    def _frame(self, image: Any) -> Frame:
+        return messages.frame_of(image, self._matcher.config.input)
+
+    def _matched(self, images: tuple[Any, ...], sides: list[tuple[Frame, Features | None]]) -> Output | None:
+        self.frame_ids = tuple(frame.frame_id for frame, _ in sides)
+        if len(sides) == 1:
+            result = self._tracker.process(*sides[0])
+        else:
+            result = self._matcher.match(*(frame if features is None else features for frame, features in sides),
+                                         frame0=sides[0][0], frame1=sides[1][0])
         if result is None:
             return None
         current = len(images) - 1

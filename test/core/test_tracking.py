@@ -35,7 +35,7 @@ class Scene:
         return Features(np.stack([points, points], 1).astype(np.float32), points.astype(np.float32),
                         points[:, None].astype(np.float32), image.input_size)
 
-    def match(self, a: Features, b: Frame, *, frame0: Frame | None = None) -> PairResult:
+    def match(self, a: Features, b: Frame, **images: Frame) -> PairResult:
         features = self.extract(b)
         pairs = [(i, j) for i, p in enumerate(a.scores) for j, q in enumerate(features.scores) if p == q]
         indices = np.array(pairs, np.int32).reshape(-1, 2)
@@ -111,7 +111,7 @@ def test_ids_wrap_at_32_bits() -> None:
 
 def test_a_point_off_the_plane_keeps_its_id() -> None:
     class NoPlane(Scene):
-        def match(self, a: Features, b: Frame, *, frame0: Frame | None = None) -> PairResult:
+        def match(self, a: Features, b: Frame, **images: Frame) -> PairResult:
             result = super().match(a, b)
             return replace(result, homography=replace(result.homography, matrix=None))
 
