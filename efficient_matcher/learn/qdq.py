@@ -1,0 +1,162 @@
+"""Graphs in fewer bits: 8-bit convolutions as runtimes fuse them, and weights alone in 16 or 4 bits.
+
+8 bits: quantize and dequantize nodes around each convolution (QDQ), weights signed and symmetric per output channel,
+activations unsigned, biases 32-bit; from these onnxruntime and OpenVINO make integer kernels. 16 bits: weights as
+half floats. 4 bits: two weights a byte, a scale per output channel. The last two are made float again while loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from efficient_matcher.learn.calibrate import MOVERS, Range, ranges_everywhere
+
+INNER = (*MOVERS, "Add", "Relu")  # 8-bit where they lie between 8-bit convolutions
+SMALLEST = 256  # elements of a weight that is worth a coding of its own
+
+
+def layers_of(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions, in the order they run: what may be 8-bit or stay wider."""
+    return [node.name for node in model.graph.node if node.op_type == "Conv"]
+
+
+def quantized(model: onnx.ModelProto, ranges: Mapping[str, Range], layers: Collection[str]) -> onnx.ModelProto:
+    """The graph with `layers` in 8 bits, and what lies between them; ranges of tensors as `observed_tensors` names."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    if not layers:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes = eight_bit_nodes(model, layers)
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            for name, (low, high) in ranges_everywhere(model, dict(ranges)).items()}
+    quantizer = QDQQuantizer(
+        copy, True, False, QuantType.QInt8, QuantType.QUInt8, TensorsData(CalibrationMethod.MinMax, data),
+        sorted(nodes), [], ["Conv", *INNER], {"ActivationSymmetric": False, "WeightSymmetric": True})
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result = _reads_bytes(quantizer.model.model)
+    onnx.checker.check_model(result)
+    return result
+
+
+def eight_bit_nodes(model: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Names of the nodes that work on 8 bits when the convolutions `layers` do.
+
+    What only moves, adds or cuts off values does so in 8 bits where all it reads and all who read it do.
+    """
+    made = {name: node for node in model.graph.node for name in node.output}
+    constants = {entry.name for entry in model.graph.initializer}
+    relus = {node.name for node in model.graph.node
+             if node.op_type == "Relu" and made[node.input[0]].name in layers}
+    fixed = set(layers) | relus
+    candidates = {node.name: node for node in model.graph.node if node.op_type in INNER and node.name not in fixed}
+    readers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.name)
+
+    def belongs(node: onnx.NodeProto) -> bool:
+        inside = fixed | set(candidates)
+        sources = [made.get(name) for name in node.input if name not in constants]
+        return (all(source is not None and (source.name in inside or source.op_type == "Cast") for source in sources)
+                and all(readers.get(name) and inside.issuperset(readers[name]) for name in node.output))
+
+    while outside := [name for name, node in candidates.items() if not belongs(node)]:
+        for name in outside:
+            del candidates[name]
+    return fixed | set(candidates)
+
+
+def _reads_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The image's bytes are its 8-bit values already: no way through float and back."""
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+    for node in list(model.graph.node):
+        cast = casts.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if cast is None:
+            continue
+        for reader in model.graph.node:
+            reader.input[:] = [cast.input[0] if name == node.output[0] else name for name in reader.input]
+        model.graph.node.remove(node)
+        if not any(cast.output[0] in other.input for other in model.graph.node):
+            model.graph.node.remove(cast)
+    return model
+
+
+def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its larger weights stored as half floats."""
+    def coded(weight: onnx.TensorProto) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+        stored = numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), f"{weight.name}.half")
+        return [stored], [_node("Cast", [stored.name], weight.name, to=onnx.TensorProto.FLOAT)]
+    return _recoded(model, coded)
+
+
+def four_bit_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its larger weights in 4 bits, -7 to 7 times a scale per output channel.
+
+    Of a convolution's weight the first axis is the output, of a matrix the last.
+    """
+    return _recoded(model, _four_bits)
+
+
+def _four_bits(weight: onnx.TensorProto) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    name, values = weight.name, numpy_helper.to_array(weight)
+    axis = 0 if values.ndim == 4 else values.ndim - 1
+    scale = best_scale(values, axis, 7)
+    levels = np.clip(np.rint(values / scale), -7, 7).astype(np.int8).ravel() + 8
+    levels = np.append(levels, np.zeros(len(levels) % 2, np.int8)).astype(np.uint8)
+    half = len(levels) // 2
+    stored = {"packed": levels[:half] * 16 + levels[half:], "scale": scale.astype(np.float32),
+              "sixteen": np.array(16, np.uint8), "eight": np.array(8, np.float32),
+              "size": np.array([values.size], np.int64), "shape": np.array(values.shape, np.int64),
+              "start": np.array([0], np.int64)}
+    constants = [numpy_helper.from_array(np.asarray(value), f"{name}.{part}") for part, value in stored.items()]
+    steps = [("Div", "first", ("packed", "sixteen"), {}), ("Mod", "second", ("packed", "sixteen"), {}),
+             ("Concat", "both", ("first", "second"), {"axis": 0}),
+             ("Slice", "levels", ("both", "start", "size"), {}),
+             ("Cast", "float", ("levels",), {"to": onnx.TensorProto.FLOAT}),
+             ("Reshape", "shaped", ("float", "shape"), {}), ("Sub", "centred", ("shaped", "eight"), {})]
+    nodes = [_node(kind, [f"{name}.{part}" for part in inputs], f"{name}.{made}", **attributes)
+             for kind, made, inputs, attributes in steps]
+    return constants, [*nodes, _node("Mul", [f"{name}.centred", f"{name}.scale"], name)]
+
+
+def best_scale(values: NDArray[np.float32], axis: int, most: int) -> NDArray[np.float32]:
+    """The scale of each slice along `axis`, of those that clip up to half its extreme, with the least squared error."""
+    rest = tuple(other for other in range(values.ndim) if other != axis)
+    extreme = np.maximum(np.abs(values).max(axis=rest, keepdims=True), 1e-12) / most
+    best, least = extreme, np.full(extreme.shape, np.inf)
+    for share in np.linspace(0.5, 1, 26):
+        scale = share * extreme
+        error = np.square(np.clip(np.rint(values / scale), -most, most) * scale - values).sum(rest, keepdims=True)
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    return best.astype(np.float32)
+
+
+def _recoded(model: onnx.ModelProto, coded: Any) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes: list[onnx.NodeProto] = []
+    for weight in list(copy.graph.initializer):
+        if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) > 1 and np.prod(weight.dims) >= SMALLEST:
+            constants, made = coded(weight)
+            copy.graph.initializer.remove(weight)
+            copy.graph.initializer.extend(constants)
+            nodes += made
+    nodes += copy.graph.node
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    onnx.checker.check_model(copy)
+    return copy
+
+
+def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, [output], name=f"{output}/{kind.lower()}", **attributes)
