@@ -15,8 +15,8 @@ from efficient_matcher.commands.worst import Worst, worst_pairs
 from efficient_matcher.config import Config
 from efficient_matcher.evaluate.candidates import BUNDLE, Candidates, check_choice, open_candidates
 from efficient_matcher.evaluate.diagnosis import CAUSES, FEW, KEYPOINTS, SPREAD, WRONG
-from efficient_matcher.evaluate.homography import (ESTIMATORS, THRESHOLDS_PX, VARIANTS, PairOutcome, run_benchmark,
-                                                   summarize)
+from efficient_matcher.evaluate.homography import (ESTIMATORS, REFINED, THRESHOLDS_PX, VARIANTS, PairOutcome,
+                                                   run_benchmark, summarize)
 from efficient_matcher.files import write_json
 from efficient_matcher.sources.pairs import read_pairs
 
@@ -74,11 +74,11 @@ def _print(figures: list[dict[str, Any]], config: Config) -> None:
     from rich.table import Table
     table = Table(title=f"homography, {config.extract.max_keypoints} keypoints, AUC in % at "
                   f"{' / '.join(f'{threshold:g}' for threshold in THRESHOLDS_PX)} px", title_justify="left")
-    for name in ("method", "variant", "strict", "strict, own fit", "paper", "P", "R", "matches", "dropped"):
+    for name in ("method", "variant", "strict", "strict, own fit", "refined", "refined, own fit", "paper", "P", "R", "matches", "dropped"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("method", "variant") else "right")
     for row in figures:
-        auc = [" / ".join(f"{area:.1f}" for area in row[kind]["auc"][estimator].values())
-               for kind, estimator in (("strict", ESTIMATORS[0]), ("strict", ESTIMATORS[1]), ("paper", ESTIMATORS[0]))]
+        auc = [_areas(row["strict"], estimator) for estimator in (*ESTIMATORS, *REFINED)]
+        auc.append(_areas(row["paper"], ESTIMATORS[0]))
         table.add_row(row["method"], row["variant"], *auc, _percent(row["precision"]), _percent(row["recall"]),
                       f"{row['matches']:.0f}", f"{row['dropped']} of {row['pairs']}")
     console = Console()
@@ -101,6 +101,10 @@ def _print_worst(explained: Sequence[Worst]) -> None:
     for row in explained:
         print(f"{row['method']} {row['variant']} {row['rank']}: {row['name']}, corner error "
               f"{row['corner_error_px']:.1f} px, {row['cause']}: {row['why']}")
+
+
+def _areas(figures: dict[str, Any], estimator: str) -> str:
+    return " / ".join(f"{area:.1f}" for area in figures["auc"].get(estimator, {}).values()) or "-"
 
 
 def _percent(value: float | None) -> str:

@@ -2,15 +2,16 @@
 
 Each pair is matched as a robot would do it (features of image 0 once, then of each variant of image
 1) through core's own `extract` and `match`. Two homographies are judged: OpenCV's plain RANSAC, which
-makes figures comparable with published ones, and the project's own fit. A pair with fewer than 12
-matches is a failure in the `strict` figures and left out of the `paper` ones.
+makes figures comparable with published ones, and the project's own fit; both again after photometric
+refinement, which needs the images. A pair with fewer than 12 matches of the networks is a failure in
+the `strict` figures and left out of the `paper` ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from efficient_matcher.sources.pairs import HomographyPair
 THRESHOLDS_PX = (5.0, 10.0, 25.0)
 VARIANTS = ("clean", "hard")
 ESTIMATORS = ("ransac", "robust")  # OpenCV's RANSAC, and core's fit
+REFINED = ("refined_ransac", "refined_robust")  # the same of refined matches, where a method can refine
 
 
 class PairMatcher(Protocol):
@@ -63,12 +65,25 @@ class NearestNeighbourMatcher:
         return PairResult(features0, features1, matches, homography)
 
 
+    def refine(self, result: PairResult, image0: NDArray[np.uint8], image1: NDArray[np.uint8]) -> PairResult:
+        """The result with refined matches, by the bundle's settings."""
+        return self._matcher.refine(result, image0, image1)
+
+
+@runtime_checkable
+class Refining(Protocol):
+    """A `PairMatcher` that can refine its matches."""
+
+    def refine(self, result: PairResult, image0: NDArray[np.uint8], image1: NDArray[np.uint8], /) -> PairResult: ...
+
+
 @dataclass(frozen=True)
 class PairOutcome:
     """One pair, one variant, one method.
 
     keypoints: of image 0 and 1. corner_errors: mean over the four image corners, px, per estimator of
-    `ESTIMATORS`; infinite where there is no homography. cause: of `diagnosis`, why RANSAC's is above 5 px.
+    `ESTIMATORS` and, for methods that refine, `REFINED`; infinite where there is no homography. cause: of
+    `diagnosis`, why RANSAC's is above 5 px. refined_counts: of the matches after refinement.
     """
 
     index: int
@@ -79,6 +94,7 @@ class PairOutcome:
     counts: MatchCounts
     corner_errors: dict[str, float]
     cause: str = FINE
+    refined_counts: MatchCounts | None = None
 
     @property
     def kept(self) -> bool:
@@ -108,7 +124,13 @@ def run_benchmark(
                 keypoints = len(result.features0), len(result.features1)
                 counts, errors = judge(result, truth.H_0to1)
                 cause = diagnose(result, truth.H_0to1, THRESHOLDS_PX[0]).cause
-                outcomes.append(PairOutcome(index, pair.name, variant, method, keypoints, counts, errors, cause))
+                refined_counts = None
+                if isinstance(matcher, Refining):
+                    refined = matcher.refine(result, images[""], images[variant])
+                    refined_counts, again = judge(refined, truth.H_0to1)
+                    errors.update({name: again[plain] for name, plain in zip(REFINED, ESTIMATORS)})
+                outcomes.append(PairOutcome(index, pair.name, variant, method, keypoints, counts, errors, cause,
+                                            refined_counts))
         yield outcomes
 
 
@@ -153,6 +175,7 @@ def summarize(outcomes: Iterable[PairOutcome]) -> list[dict[str, Any]]:
 
     `strict` and `paper` each hold `auc` (percent at 5, 10, 25 px, per estimator), `precision` and
     `recall` (percent, means over pairs; None without pairs); `precision` and `recall` outside are the strict ones.
+    `refined`: `precision`, `recall` and mean number of `matches` after refinement, None where there is none.
     `failures`: how many pairs are above 5 px by RANSAC's fit, by cause.
     """
     groups: dict[tuple[str, str], list[PairOutcome]] = {}
@@ -164,11 +187,11 @@ def summarize(outcomes: Iterable[PairOutcome]) -> list[dict[str, Any]]:
 def _figures(method: str, variant: str, group: list[PairOutcome]) -> dict[str, Any]:
     kept = [outcome for outcome in group if outcome.kept]
     strict = _figures_of(group)
-    medians = {name: float(np.median([outcome.strict_error(name) for outcome in group])) for name in ESTIMATORS}
+    medians = {name: float(np.median([outcome.strict_error(name) for outcome in group])) for name in group[0].corner_errors}
     return {
         "method": method, "variant": variant, "pairs": len(group), "dropped": len(group) - len(kept),
         "strict": strict, "paper": _figures_of(kept),
-        "precision": strict["precision"], "recall": strict["recall"],
+        "precision": strict["precision"], "recall": strict["recall"], "refined": _refined_figures(group),
         "keypoints": _mean([sum(outcome.keypoints) / 2 for outcome in group]),
         "matches": _mean([outcome.counts.predicted for outcome in group]),
         "median_corner_error_px": medians,
@@ -176,9 +199,18 @@ def _figures(method: str, variant: str, group: list[PairOutcome]) -> dict[str, A
     }
 
 
+def _refined_figures(group: list[PairOutcome]) -> dict[str, Any] | None:
+    counts = [outcome.refined_counts for outcome in group if outcome.refined_counts is not None]
+    if not counts:
+        return None
+    return {"precision": _mean([count.precision for count in counts]),
+            "recall": _mean([count.recall for count in counts]),
+            "matches": _mean([count.predicted for count in counts])}
+
+
 def _figures_of(group: list[PairOutcome]) -> dict[str, Any]:
     auc = {}
-    for estimator in ESTIMATORS:
+    for estimator in group[0].corner_errors if group else ESTIMATORS:
         areas = area_under_curve([outcome.strict_error(estimator) for outcome in group], THRESHOLDS_PX)
         auc[estimator] = {f"{threshold:g}": area for threshold, area in zip(THRESHOLDS_PX, areas)}
     return {"auc": auc, "precision": _mean([outcome.counts.precision for outcome in group]),

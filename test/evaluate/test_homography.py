@@ -117,6 +117,22 @@ def test_core_matcher_and_nearest_neighbours_run_the_same_benchmark(
         assert found.corner_errors["ransac"] < 3
 
 
+def test_refined_figures_stand_beside_those_of_the_networks(
+        listed: list[HomographyPair], tiny_bundle: Path) -> None:
+    core = Matcher.from_bundle(tiny_bundle, Config())
+    methods = {"network": core, "nearest": NearestNeighbourMatcher(core), "oracle": Oracle(H)}
+    outcomes = next(run_benchmark(listed, methods, ["clean"]))
+    alone = next(run_benchmark(listed, methods, ["clean"]))
+    for found, plain in zip(outcomes[:2], alone):
+        assert found.corner_errors["refined_robust"] < 0.3 * found.corner_errors["robust"]
+        assert found.corner_errors["robust"] == plain.corner_errors["robust"]
+        assert found.refined_counts.correct >= found.counts.correct
+    figures = summarize(outcomes)
+    assert list(figures[0]["strict"]["auc"]) == ["ransac", "robust", "refined_ransac", "refined_robust"]
+    assert figures[0]["refined"]["matches"] == outcomes[0].refined_counts.predicted
+    assert list(figures[2]["strict"]["auc"]) == ["ransac", "robust"] and figures[2]["refined"] is None
+
+
 def test_same_run_twice_gives_the_same_figures(listed: list[HomographyPair], tiny_bundle: Path) -> None:
     core = Matcher.from_bundle(tiny_bundle, Config())
     first, second = (next(run_benchmark(listed, {"core": core}, ["hard"])) for _ in range(2))
