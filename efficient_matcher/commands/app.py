@@ -198,6 +198,7 @@ def _exit_if_stopped(finished: bool) -> None:
 
 app.command()(app_models.export)
 app.add_typer(app_models.train, name="train")
+app.command()(app_compress.prune)
 app.add_typer(app_compress.finetune, name="finetune")
 app.add_typer(app_models.evaluate, name="evaluate")
 app.command()(app_models.bench)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, List, Optional  # typer evaluates these on every Python we support
 
@@ -9,10 +10,33 @@ import typer
 
 from efficient_matcher.commands.app_models import (
     DataOption, ImagesOption, LimitOption, PairsOption, ProcessesOption, RunOption, SeedOption, StepsOption)
-from efficient_matcher.commands.options import JsonOption
+from efficient_matcher.commands.options import JsonOption, OverwriteOption, ThreadsOption
 
 finetune = typer.Typer(no_args_is_help=True, help="Train pruned or narrowed networks on, alone or taught by the dense "
                        "ones; a run that was stopped goes on where its folder's checkpoint left it.")
+
+
+class Method(str, Enum):
+    """How weights leave."""
+
+    magnitude = "magnitude"
+    channel = "channel"
+
+
+class Scope(str, Enum):
+    """What a ratio counts."""
+
+    layer = "layer"
+    all = "global"
+
+
+class Criterion(str, Enum):
+    """Which channels leave first."""
+
+    frobenius = "frobenius"
+    taylor = "taylor"
+    random = "random"
+
 
 SuperPointOption = Annotated[Optional[Path], typer.Option(
     "--superpoint", metavar="FILE", help="Weights to begin with. [dim]default: the teacher's[/dim]")]
@@ -25,7 +49,7 @@ SuperGlueTeacher = Annotated[Optional[Path], typer.Option(
 RecipeOption = Annotated[Optional[str], typer.Option(
     "--recipe", metavar="NAME|YAML", help="Recipe: one that ships, or a file. [dim]default: built in[/dim]")]
 LabelsOption = Annotated[Optional[Path], typer.Option(
-    "--labels", metavar="FILE", help="Labels of an earlier run. [dim]default: labels.npz in --out, made if missing[/dim]")]
+    "--labels", metavar="FILE", help="Labels of an earlier run. [dim]default: labels.npz in --out, made once[/dim]")]
 SizeOption = Annotated[Optional[List[str]], typer.Option(
     "--size", metavar="LAYER=N", help="Bring a layer to N channels, heads or pairs first; may be repeated.")]
 WidthsOption = Annotated[Optional[str], typer.Option(
@@ -61,7 +85,7 @@ def finetune_superpoint(
 @finetune.command("superglue")
 def finetune_superglue(
     images: ImagesOption,
-    extractor: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of the SuperPoint it reads.")],
+    extractor: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of its SuperPoint.")],
     out: RunOption,
     superglue: SuperGlueOption = None,
     teacher: Annotated[Optional[Path], typer.Option(
@@ -106,3 +130,38 @@ def finetune_both(
     command.run(command.FinetuneOptions(
         images, out, superpoint, superglue, teacher_superpoint, teacher_superglue, recipe, {}, labels, steps, pairs,
         seed, processes, limit, data, json), "both")
+
+
+def prune(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the pruned weight files.")],
+    superpoint: Annotated[Optional[Path], typer.Option("--superpoint", metavar="FILE", help="What to prune.")] = None,
+    superglue: Annotated[Optional[Path], typer.Option("--superglue", metavar="FILE", help="What to prune.")] = None,
+    method: Annotated[Optional[Method], typer.Option(
+        "--method", help="magnitude: single weights become zero; channel: tensors become smaller. "
+        "[dim]default: the recipe's, or magnitude[/dim]")] = None,
+    recipe: RecipeOption = None,
+    ratio: Annotated[Optional[float], typer.Option(
+        "--ratio", metavar="R", help="Share that goes, from 0 to below 1, of each network given.")] = None,
+    scope: Annotated[Optional[Scope], typer.Option(
+        "--scope", help="magnitude: the ratio of each layer, or of all together.")] = None,
+    criterion: Annotated[Optional[Criterion], typer.Option("--criterion", help="channel: what goes first.")] = None,
+    size: SizeOption = None,
+    descriptors: Annotated[Optional[int], typer.Option(
+        "--descriptors", metavar="N", help="channel: width of the descriptors of both networks.")] = None,
+    target_macs: Annotated[Optional[float], typer.Option(
+        "--target-macs", metavar="N", help="channel: search widths for this many multiply-accumulates.")] = None,
+    target_latency_ms: Annotated[Optional[float], typer.Option(
+        "--target-latency-ms", metavar="MS", help="channel: search widths for this latency, measured here.")] = None,
+    images: Annotated[Optional[Path], typer.Option(
+        "--images", metavar="DIR", help="Training images, for criterion taylor.")] = None,
+    limit: LimitOption = None,
+    threads: ThreadsOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Make trained networks sparse or smaller; `finetune` then wins back what was lost."""
+    from efficient_matcher.commands import prune as command
+    command.run(command.PruneOptions(
+        out, superpoint, superglue, method.value if method else None, recipe, ratio, scope.value if scope else None,
+        criterion.value if criterion else None, command.parse_sizes(size), descriptors, target_macs, target_latency_ms,
+        images, limit, threads or 0, overwrite, json))

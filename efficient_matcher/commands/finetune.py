@@ -1,4 +1,4 @@
-"""`efficient-matcher finetune superpoint | superglue | both`: weight files to better ones of the same or smaller size."""
+"""`efficient-matcher finetune superpoint | superglue | both`: weights to better ones, of the same size or smaller."""
 
 from __future__ import annotations
 
@@ -103,15 +103,17 @@ def _process(options: FinetuneOptions, what: str, processes: int) -> None:
 
 def _superpoint(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> tuple[list[Any], float]:
     from efficient_matcher.learn.finetune import finetune_superpoint
-    network, hours = finetune_superpoint(_load(options, "superpoint"), images, _labels(options, recipe, images, processes),
-                                         recipe, options.out, _teacher(options, "superpoint"))
+    labels = _labels(options, recipe, images, processes)
+    network, hours = finetune_superpoint(_load(options, "superpoint"), images, labels, recipe, options.out,
+                                         _teacher(options, "superpoint"))
     return [network], hours
 
 
 def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> tuple[list[Any], float]:
     from efficient_matcher.learn.finetune_matching import finetune_superglue
     from efficient_matcher.learn.views import gather_views
-    extractor, matcher, teacher = _load(options, "superpoint"), _load(options, "superglue"), _teacher(options, "superglue")
+    extractor, matcher = _load(options, "superpoint"), _load(options, "superglue")
+    teacher = _teacher(options, "superglue")
     _same_descriptors(extractor, matcher, teacher)
     views = gather_views(extractor, images, recipe.views, options.seed, options.out, reporter("extracting views"))
     network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher)

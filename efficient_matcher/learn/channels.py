@@ -54,8 +54,9 @@ def narrow(network: Network, targets: Mapping[str, int], criterion: Criterion = 
     gradients of a backward pass on `network`), random (with `seed`). Raises PruneError.
     """
     check_targets(network, targets)
-    if criterion == "taylor" and all(parameter.grad is None for parameter in network.parameters()):
-        raise PruneError("criterion taylor needs gradients: run a loss backwards through the network first")
+    if all(size == sizes(network)[name] for name, size in targets.items()):
+        return _copied(network)
+    _check_gradients(network, criterion)
     network = _copied(network)
     if targets.get(PAIRS, 0):
         network = _without_pairs(network, targets[PAIRS], criterion, seed)
@@ -64,6 +65,16 @@ def narrow(network: Network, targets: Mapping[str, int], criterion: Criterion = 
         if name != PAIRS and name in model.dimensions:  # layers of a pair that is gone are gone
             model.narrow(name, size, criterion, seed)
     return model.network()
+
+
+def importances(network: Network, criterion: Criterion = "frobenius", seed: int = 0) -> dict[str, Tensor]:
+    """Importance of each unit of each dimension but `pairs`, by `narrow`'s criteria; only its order has a meaning.
+
+    Raises PruneError as `narrow` does.
+    """
+    _check_gradients(network, criterion)
+    model = _Model(_copied(network))
+    return {name: model.unit_importance(name, criterion, seed) for name in model.dimensions}
 
 
 def narrow_pair(superpoint: SuperPoint, superglue: SuperGlue, descriptor_dim: int, criterion: Criterion = "frobenius",
@@ -95,6 +106,11 @@ def check_targets(network: Network, targets: Mapping[str, int]) -> None:
             raise PruneError(f"{name}: {size} is more than the {known[name]} there are")
 
 
+def _check_gradients(network: Network, criterion: Criterion) -> None:
+    if criterion == "taylor" and all(parameter.grad is None for parameter in network.parameters()):
+        raise PruneError("criterion taylor needs gradients: run a loss backwards through the network first")
+
+
 def _dimensions(network: Network) -> dict[str, _Dimension]:
     config = network.config
     if isinstance(network, SuperPoint):
@@ -124,12 +140,16 @@ class _Model:
     def narrow(self, name: str, size: int, criterion: Criterion, seed: int) -> None:
         """Bring one named dimension to `size` units."""
         dimension = self.dimensions[name]
-        scores = self.importance(dimension.layer, criterion, seed).view(-1, dimension.size).sum(0)
-        gone = scores.argsort()[: dimension.size - size]
+        gone = self.unit_importance(name, criterion, seed).argsort()[: dimension.size - size]
         channels = (gone[:, None] + dimension.size * torch.arange(self._width(dimension.layer) // dimension.size))
         self.remove(dimension.layer, sorted(channels.flatten().tolist()))
         if name.endswith(".heads"):
             self._heads[int(name.split(".")[1])] = size
+
+    def unit_importance(self, name: str, criterion: Criterion, seed: int) -> Tensor:
+        """One value per unit of a named dimension [size]."""
+        dimension = self.dimensions[name]
+        return self.importance(dimension.layer, criterion, seed).view(-1, dimension.size).sum(0)
 
     def importance(self, layer: str, criterion: Criterion, seed: int) -> Tensor:
         """One value per output channel of a layer [C], of all weights that would leave with it."""

@@ -49,12 +49,17 @@ def read_recipe(path: Path, kind: type[T]) -> T:
     """The YAML file as a `kind`. Raises RecipeError naming file and field: unreadable, not YAML, an unknown, missing
     or duplicate key, a wrong type, a value out of range, or what `kind` itself refuses with ValueError."""
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
-        return from_mapping({} if tree is None else tree, kind)
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        return from_mapping(_tree(path), kind)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def recipe_kind(path: Path, kinds: Mapping[str, type[T]]) -> type[T]:
+    """Of `kinds`, the one that the file's key `method` names. Raises RecipeError."""
+    try:
+        tree = _tree(path)
+        method = tree.get("method") if isinstance(tree, Mapping) else None
+        return kinds[_limited(method, {"choices": tuple(kinds)}, "method")]
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
 
@@ -102,6 +107,16 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _tree(path: Path) -> Any:
+    try:
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"is not YAML: {' '.join(str(error).split())}") from None
+    return {} if tree is None else tree
+
+
 def _checked(value: Any, kind: Any, entry: dataclasses.Field[Any], name: str) -> Any:
     if is_dataclass(kind):  # a part of which only something is given keeps the rest of this recipe's own default
         return from_mapping(value, kind, f"{name}.", entry.default if is_dataclass(entry.default) else None)
@@ -114,6 +129,8 @@ def _checked_value(value: Any, kind: Any, limits: Mapping[str, Any], name: str) 
         if value is None and type(None) in arguments:
             return None
         return _checked_value(value, next(a for a in arguments if a is not type(None)), limits, name)
+    if is_dataclass(kind):
+        return from_mapping(value, kind, f"{name}.")
     if is_dataclass(kind):
         return from_mapping(value, kind, f"{name}.")
     if origin is tuple:
@@ -133,7 +150,8 @@ def _checked_tuple(value: Any, arguments: tuple[Any, ...], limits: Mapping[str, 
     kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
     if len(kinds) != len(value):
         raise RecipeError(f"{name} must have {len(kinds)} entries, got {len(value)}")
-    return tuple(_checked_value(entry, kind, limits, f"{name}[{i}]") for i, (entry, kind) in enumerate(zip(value, kinds)))
+    return tuple(_checked_value(entry, kind, limits, f"{name}[{i}]")
+                 for i, (entry, kind) in enumerate(zip(value, kinds)))
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:

@@ -1,0 +1,41 @@
+"""Multiply-accumulates of the deployed networks, from their sizes alone."""
+
+from __future__ import annotations
+
+from efficient_matcher.learn.superglue import SuperGlueConfig
+from efficient_matcher.learn.superpoint import CELL, SuperPointConfig
+
+IMAGE_SIZE = (640, 480)
+KEYPOINTS = 512
+
+
+def superpoint_macs(config: SuperPointConfig, size: tuple[int, int] = IMAGE_SIZE) -> int:
+    """Of one image of (width, height), as `extractor_graph.py` lays the network out."""
+    pixels, inputs, total = size[0] * size[1], 1, 0
+    for index, width in enumerate(config.widths):
+        total += 9 * inputs * width * pixels // 4 ** (index // 2)
+        inputs = width
+    heads = (9 * inputs * (config.detector_width + config.descriptor_width) + config.detector_width * (CELL * CELL + 1)
+             + config.descriptor_width * config.descriptor_dim)
+    return total + (heads + _location_macs(config)) * pixels // (CELL * CELL)
+
+
+def superglue_macs(config: SuperGlueConfig, keypoints: int = KEYPOINTS) -> int:
+    """Of two images of `keypoints` each, as `matcher_graph.py` lays the network out, all layers run."""
+    dim, tokens = config.descriptor_dim, 2 * keypoints
+    widths = (3, *config.keypoint_encoder, dim)
+    per_token = sum(inputs * outputs for inputs, outputs in zip(widths[:-1], widths[1:])) + dim * dim
+    for heads, depth, hidden in config.layer_sizes():
+        inner = heads * depth
+        per_token += 3 * dim * inner + 2 * inner * keypoints + (dim + inner) * hidden + hidden * dim
+    return per_token * tokens + dim * keypoints * keypoints
+
+
+def _location_macs(config: SuperPointConfig) -> int:
+    """Of the location branch, per cell of 8x8 pixels."""
+    width, (_, w1, _, w2, _, w4, _, w8) = config.location_width, config.widths
+    if not width:
+        return 0
+    lateral = width * (16 * w2 + 4 * w4 + w8)
+    blocks = 4 * 16 * (16 * width + 36 * w1)  # four blocks a cell: 4x4 and 6x6 convolutions to 16 outputs
+    return lateral + blocks + (CELL * CELL + 1) * 16 * 4
