@@ -102,6 +102,8 @@ def _spawn(folder: Path, function: Callable[..., Any], processes: int, arguments
         if not messages:
             raise
         raise MatcherError(messages[0]) from None
+    if any(folder.glob("stopped-*")):  # a kill of one process alone: all of them wrote their checkpoint and left
+        raise KeyboardInterrupt
 
 
 def _enter(index: int, processes: int, folder: str, function: Callable[..., Any], arguments: tuple) -> None:
@@ -113,5 +115,7 @@ def _enter(index: int, processes: int, folder: str, function: Callable[..., Any]
     except MatcherError as error:  # written before the others notice that this process is gone
         Path(folder, f"error-{index}").write_text(str(error))
         sys.exit(1)
+    except KeyboardInterrupt:
+        Path(folder, f"stopped-{index}").touch()
     finally:
         dist.destroy_process_group()

@@ -27,6 +27,9 @@ def fail(folder):
     if parallel.rank() == 1:
         raise MatcherError(f"{folder}: no room")
     parallel.wait_for_all()
+
+def stop(folder):
+    raise KeyboardInterrupt
 """
 
 
@@ -52,3 +55,8 @@ def test_one_process_alone_needs_no_others(work: ModuleType, tmp_path: Path) -> 
 def test_a_failure_in_one_process_ends_all_with_its_message(work: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(MatcherError, match="no room"):
         parallel.launch(work.fail, 2, str(tmp_path))
+
+
+def test_processes_that_were_stopped_interrupt_the_one_that_waits(work: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        parallel.launch(work.stop, 2, str(tmp_path))
