@@ -20,7 +20,8 @@ from efficient_matcher.learn.extractor_graph import ENCODER, folded, outputs_of,
 from efficient_matcher.learn.onnx_graph import FLOAT, UINT8, Graph
 from efficient_matcher.learn.superpoint import CELL, LocationBranch, SuperPoint
 
-RUN = (1, 4)  # pixels (rows, columns) that the first convolution takes as channels
+RUN = 4  # pixels of a row that the first convolution takes as channels
+STEM_RUN = 8  # the same of the half stem
 BLOCK = (2, 2)  # pixels whose channels the second writes side by side
 Size = tuple[int, int]
 
@@ -28,9 +29,7 @@ Size = tuple[int, int]
 def phased_extractor_model(network: SuperPoint) -> onnx.ModelProto:
     """As `extractor_model`: input `image`, outputs `scores` and `descriptors`, equal up to rounding."""
     graph = Graph("superpoint_phases")
-    x1 = _first_layers(graph, network)
-    groups = _regrouped(graph, "pool2/groups", x1, network.config.widths[1])
-    x = graph.add("MaxPool", "pool2", groups, kernel_shape=[1, 4], strides=[1, 4])
+    x1, x = (_half_stem if network.config.half_stem else _first_layers)(graph, network)
     maps = [x1]
     for name in ENCODER[2:]:
         if name in ("3a", "4a"):
@@ -45,15 +44,32 @@ def phased_extractor_model(network: SuperPoint) -> onnx.ModelProto:
     return graph.model({"image": (UINT8, [1, 1, "H", "W"])}, outputs_of(network))
 
 
-def _first_layers(graph: Graph, network: SuperPoint) -> str:
-    """The map of convolution 1b, a 2x2 block of pixels side by side: [1,4 c,H/2,W/2]."""
-    x = graph.add("Squeeze", "image/rows", "image", graph.shape(1))
-    x = graph.add("Reshape", "image/runs", x, graph.shape(0, 0, -1, RUN[1]))
-    x = graph.add("Cast", "image/float", x, to=FLOAT)
-    x = graph.add("Transpose", "image/channels", x, perm=[0, 3, 1, 2])
-    x = _grouped(graph, "conv1a", x, *folded(network, "1a"), inputs=RUN, outputs=RUN, relu=True)
+def _first_layers(graph: Graph, network: SuperPoint) -> tuple[str, str]:
+    """The map of convolution 1b, a 2x2 block of pixels side by side, [1,4 c,H/2,W/2]; and pooled, [1,c,H/2,W/2]."""
+    x = _runs(graph, RUN)
+    x = _grouped(graph, "conv1a", x, *folded(network, "1a"), inputs=(1, RUN), outputs=(1, RUN), relu=True)
     x = _regrouped(graph, "conv1a/pixels", x, network.config.widths[0])
-    return _grouped(graph, "conv1b", x, *folded(network, "1b"), outputs=BLOCK, relu=True)
+    x1 = _grouped(graph, "conv1b", x, *folded(network, "1b"), outputs=BLOCK, relu=True)
+    x = _regrouped(graph, "pool2/groups", x1, network.config.widths[1])
+    return x1, graph.add("MaxPool", "pool2", x, kernel_shape=[1, 4], strides=[1, 4])
+
+
+def _half_stem(graph: Graph, network: SuperPoint) -> tuple[str, str]:
+    """The map of convolution 1b, twice: [1,c,H/2,W/2] at a stride of 2 already."""
+    x = _runs(graph, STEM_RUN)
+    weight, bias = folded(network, "1a")
+    x = _grouped(graph, "conv1a", x, weight, bias, (1, STEM_RUN), (1, STEM_RUN // 2), relu=True, stride=2)
+    x = _regrouped(graph, "conv1a/pixels", x, len(bias))
+    x = graph.conv("conv1b", x, *folded(network, "1b"), relu=True)
+    return x, x
+
+
+def _runs(graph: Graph, length: int) -> str:
+    """The image [1,length,H,W/length], runs of a row as channels."""
+    x = graph.add("Squeeze", "image/rows", "image", graph.shape(1))
+    x = graph.add("Reshape", "image/runs", x, graph.shape(0, 0, -1, length))
+    x = graph.add("Cast", "image/float", x, to=FLOAT)
+    return graph.add("Transpose", "image/channels", x, perm=[0, 3, 1, 2])
 
 
 def _regrouped(graph: Graph, name: str, x: str, channels: int) -> str:
@@ -69,15 +85,15 @@ def _scores(graph: Graph, network: SuperPoint, maps: list[str]) -> None:
     x = graph.conv("convPa", maps[-1], *folded(network, "Pa"), relu=True)
     x = graph.conv("convPb", x, weight[:-1] - weight[-1:], bias[:-1] - bias[-1:])
     if network.location is not None:
-        for name, located in zip(("full", "fuse"), _located(graph, network.location, maps)):
+        for name, located in _located(graph, network.location, maps).items():
             x = graph.add("Add", f"location/add_{name}", x, located)
     x = graph.add("Transpose", "scores/cells_last", x, perm=[0, 2, 3, 1])
     x = graph.add("Pad", "scores/dustbin", x, graph.shape(0, 0, 0, 0, 0, 0, 0, 1))
     scores_of_cells(graph, graph.add("Softmax", "scores/softmax", x, axis=-1))
 
 
-def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> tuple[str, str]:
-    """What the map at 1/1, and those at 1/2 to 1/8, add to the location logits: each [1,64,H/8,W/8]."""
+def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> dict[str, str]:
+    """What the map at 1/1, if any, and those at 1/2 to 1/8 add to the location logits: each [1,64,H/8,W/8]."""
     x1, x2, x4, x8 = maps
     up = graph.conv("location/lateral8", x8, *_repeated(branch.lateral8, 8))
     up = _doubled_rows(graph, "location/up8", up, 4 * len(branch.lateral8.bias))
@@ -85,11 +101,12 @@ def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> tuple[str
     x = graph.add("Add", "location/add4", x, up)
     x2 = _grouped(graph, "location/lateral2", x2, branch.lateral2.weight, branch.lateral2.bias, outputs=BLOCK)
     half = graph.add("Relu", "location/half", graph.add("Add", "location/add2", x, x2))
-    full = _grouped(graph, "location/full", x1, branch.full.weight, branch.full.bias, BLOCK, (CELL, CELL))
     order = _cell_order(CELL // 2)
     weight, bias = grouped_convolution(branch.fuse.weight, branch.fuse.bias, BLOCK, (CELL // 2, CELL // 2))
-    fuse = graph.conv("location/fuse", half, weight[order], bias[order], strides=[2, 2], pads=[1] * 4)
-    return full, fuse
+    located = {"fuse": graph.conv("location/fuse", half, weight[order], bias[order], strides=[2, 2], pads=[1] * 4)}
+    if branch.full is not None:
+        located["full"] = _grouped(graph, "location/full", x1, branch.full.weight, branch.full.bias, BLOCK, (CELL, CELL))
+    return located
 
 
 def _doubled_rows(graph: Graph, name: str, x: str, channels: int) -> str:
@@ -105,29 +122,32 @@ def _doubled_rows(graph: Graph, name: str, x: str, channels: int) -> str:
 
 
 def _grouped(graph: Graph, name: str, x: str, weight: Tensor, bias: Tensor, inputs: Size = (1, 1),
-             outputs: Size = (1, 1), relu: bool = False) -> str:
-    merged, biases = grouped_convolution(weight, bias, inputs, outputs)
-    strides = [far // near for far, near in zip(outputs, inputs)]
+             outputs: Size = (1, 1), relu: bool = False, stride: int = 1) -> str:
+    merged, biases = grouped_convolution(weight, bias, inputs, outputs, stride)
+    strides = [stride * far // near for far, near in zip(outputs, inputs)]
     before = [_blocks_before(size, group) for size, group in zip(weight.shape[2:], inputs)]
-    after = [size - pad - stride for size, pad, stride in zip(merged.shape[2:], before, strides)]
+    after = [size - pad - step for size, pad, step in zip(merged.shape[2:], before, strides)]
     return graph.conv(name, x, merged, biases, relu=relu, strides=strides, pads=[*before, *after])
 
 
-def grouped_convolution(weight: Tensor, bias: Tensor, inputs: Size, outputs: Size) -> tuple[Tensor, Tensor]:
-    """A same-size convolution [out,in,k,k] between maps whose pixels are dealt out to channels.
+def grouped_convolution(weight: Tensor, bias: Tensor, inputs: Size, outputs: Size,
+                        stride: int = 1) -> tuple[Tensor, Tensor]:
+    """A convolution [out,in,k,k], padded by (k - 1) // 2, between maps whose pixels are dealt out to channels.
 
     `inputs` and `outputs` are the pixels (rows, columns) of a block, whose channels lie side by side, pixel by pixel.
     Returns the weight [rows columns out, rows columns in, ..] and bias of the convolution from blocks to blocks.
     """
-    before = [_blocks_before(size, group) for size, group in zip(weight.shape[2:], inputs)]
-    last = [(far - 1 + size // 2) // near for far, near, size in zip(outputs, inputs, weight.shape[2:])]
+    kernel = weight.shape[2:]
+    before = [_blocks_before(size, group) for size, group in zip(kernel, inputs)]
+    pads = [(size - 1) // 2 for size in kernel]
+    last = [((far - 1) * stride + size - 1 - pad) // near for far, near, size, pad in zip(outputs, inputs, kernel, pads)]
     sizes = [first + 1 + final for first, final in zip(before, last)]
     spread = weight.new_zeros(*outputs, *weight.shape[:2], sizes[0] * inputs[0], sizes[1] * inputs[1])
-    reach = [first * near - size // 2 for first, near, size in zip(before, inputs, weight.shape[2:])]
+    reach = [first * near - pad for first, near, pad in zip(before, inputs, pads)]
     for y in range(outputs[0]):
         for x in range(outputs[1]):
-            rows, columns = (slice(at + start, at + start + size)
-                             for at, start, size in zip((y, x), reach, weight.shape[2:]))
+            rows, columns = (slice(stride * at + start, stride * at + start + size)
+                             for at, start, size in zip((y, x), reach, kernel))
             spread[y, x, :, :, rows, columns] = weight.detach()
     blocks = spread.unflatten(5, (sizes[1], inputs[1])).unflatten(4, (sizes[0], inputs[0]))
     merged = blocks.permute(0, 1, 2, 5, 7, 3, 4, 6).flatten(3, 5).flatten(0, 2)
@@ -135,7 +155,7 @@ def grouped_convolution(weight: Tensor, bias: Tensor, inputs: Size, outputs: Siz
 
 
 def _blocks_before(kernel: int, group: int) -> int:
-    return -(-(kernel // 2) // group)
+    return -(-((kernel - 1) // 2) // group)
 
 
 def _repeated(layer: nn.Conv2d, times: int) -> tuple[Tensor, Tensor]:

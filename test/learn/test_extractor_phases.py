@@ -30,6 +30,7 @@ def trained(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("config", [
     SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3),
+    SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
     SuperPointConfig((4,) * 8, 8, 8, 16)])
 def test_phased_graph_equals_its_network(config: SuperPointConfig) -> None:
     network = trained(SuperPoint(config))
@@ -42,15 +43,16 @@ def dealt(x: Tensor, block: Size) -> Tensor:
     return split.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
-@pytest.mark.parametrize(("kernel", "inputs", "outputs"), [
-    (3, (1, 4), (1, 4)), (3, (1, 1), (2, 2)), (3, (2, 2), (8, 8)), (1, (1, 1), (2, 2)), (5, (2, 2), (2, 4))])
-def test_grouped_convolution_equals_the_plain_one(kernel: int, inputs: Size, outputs: Size) -> None:
+@pytest.mark.parametrize(("kernel", "inputs", "outputs", "stride"), [
+    (3, (1, 4), (1, 4), 1), (3, (1, 1), (2, 2), 1), (3, (2, 2), (8, 8), 1), (1, (1, 1), (2, 2), 1),
+    (5, (2, 2), (2, 4), 1), (6, (1, 8), (1, 4), 2)])
+def test_grouped_convolution_equals_the_plain_one(kernel: int, inputs: Size, outputs: Size, stride: int) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(2, 3, kernel, padding=kernel // 2).double()
+    conv = nn.Conv2d(2, 3, kernel, stride, padding=(kernel - 1) // 2).double()
     x = torch.randn(1, 2, 16, 24).double()
-    weight, bias = grouped_convolution(conv.weight, conv.bias, inputs, outputs)
-    before = [-(-(kernel // 2) // size) for size in inputs]
-    strides = [far // near for far, near in zip(outputs, inputs)]
-    after = [size - pad - stride for size, pad, stride in zip(weight.shape[2:], before, strides)]
+    weight, bias = grouped_convolution(conv.weight, conv.bias, inputs, outputs, stride)
+    before = [-(-((kernel - 1) // 2) // size) for size in inputs]
+    strides = [stride * far // near for far, near in zip(outputs, inputs)]
+    after = [size - pad - step for size, pad, step in zip(weight.shape[2:], before, strides)]
     padded = F.pad(dealt(x, inputs), (before[1], after[1], before[0], after[0]))
     torch.testing.assert_close(F.conv2d(padded, weight, bias, stride=strides), dealt(conv(x), outputs))
