@@ -21,6 +21,8 @@ TRAIN = ["torch>=2.2", "safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.5", "tor
 DDS = ["cyclonedds>=11,<12", *REPLAY]
 # elsewhere there may be no wheel, and the suite does without
 DDS_TEST = ["cyclonedds>=11,<12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+# dask and distributed are for `sensitivity --scheduler` alone
+COMPRESS = ["joblib>=1.4", "dask>=2024.1", "distributed>=2024.1", "matplotlib>=3.7", *TRAIN]
 PLOTS = ["matplotlib>=3.7", *COMMAND_LINE]
 DEMO = ["scikit-image>=0.22", *REPLAY]
 OPENVINO = ["openvino>=2024.0"]
@@ -56,8 +58,9 @@ setup(
         "demo": DEMO,
         "openvino": OPENVINO,
         "plots": PLOTS,
+        "compress": COMPRESS,
         "test": TEST,
-        "dev": [*TEST, *DEMO, *PLOTS, *TRAIN, *OPENVINO, *DDS_TEST],
+        "dev": [*TEST, *DEMO, *PLOTS, *COMPRESS, *OPENVINO, *DDS_TEST],
     },
     entry_points={
         "console_scripts": [

@@ -73,7 +73,7 @@ def cluster(network: nn.Module, recipe: Codebooks) -> dict[str, LayerCodebook]:
     result = {}
     with torch.no_grad():
         for name, layer in layers.items():
-            result[name] = _cluster_layer(layer.weight, bits[name], recipe.placement)
+            result[name] = cluster_weight(layer.weight, bits[name], recipe.placement)
     round_biases(network, recipe)
     return result
 
@@ -159,7 +159,9 @@ class SharedValues:
         return (self._sums(name, gradient) * moves)[self._members[name]].view(gradient.shape)
 
 
-def _cluster_layer(weight: Tensor, bits: int, placement: str) -> LayerCodebook:
+@torch.no_grad()
+def cluster_weight(weight: Tensor, bits: int, placement: str = "density") -> LayerCodebook:
+    """Give one weight tensor at most 2 ** bits values besides zero, in place."""
     values = weight.detach().reshape(-1).numpy().copy()
     kept = np.flatnonzero(values)
     if not len(kept):
