@@ -28,10 +28,10 @@ def run(
 ) -> list[dict[str, Any]]:
     """Evaluate, print the tables, write what was asked for; returns the figures per method and variant.
 
-    pairs: list file; images: their folder, by default `images` beside it. methods: of `evaluate.candidates.METHODS`; bundles:
-    those compared, by default the config's one. variant: clean, hard or both. limit: only the first so many pairs.
-    json: report file. worst: so many of each method's worst pairs are explained, and drawn in the folder `pictures`.
-    Raises MatcherError.
+    pairs: list file; images: their folder, by default `images` beside it. methods: of `evaluate.candidates.METHODS`.
+    bundles: those compared, by default the config's one. variant: clean, hard or both. limit: only the first so many
+    pairs. json: report file. worst: so many of each method's worst pairs are explained, and drawn in the folder
+    `pictures`. Raises MatcherError.
     """
     check_choice("variant", [variant], (*VARIANTS, "both"))
     variants = VARIANTS if variant == "both" else (variant,)
@@ -89,7 +89,8 @@ def _print(figures: list[dict[str, Any]], config: Config) -> None:
 def _print_failures(figures: list[dict[str, Any]]) -> None:
     rows = [(f"{row['method']} {row['variant']}", str(sum(row["failures"].values())),
              *(str(row["failures"][cause]) for cause in CAUSES)) for row in figures]
-    print_table(f"pairs above {THRESHOLDS_PX[0]:g} px, by what keeps them there", rows, ("all", *(_short(cause) for cause in CAUSES)))
+    print_table(f"pairs above {THRESHOLDS_PX[0]:g} px, by what keeps them there", rows,
+                ("all", *map(_short, CAUSES)))
 
 
 def _short(cause: str) -> str:

@@ -73,4 +73,5 @@ def _report(options: MakePairsOptions, count: int, skipped: dict[str, str]) -> N
                                   "seed": options.seed, "images": options.images, "skipped": skipped})
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}")
-    print(f"{options.out}: {count} pairs; efficient-matcher evaluate homography {options.out} --images {options.images}")
+    print(f"{options.out}: {count} pairs")
+    print(f"next: efficient-matcher evaluate homography {options.out} --images {options.images}")

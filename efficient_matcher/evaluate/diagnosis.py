@@ -49,8 +49,8 @@ class Diagnosis:
         errors = {name: _px(value) for name, value in self.errors_px.items()}
         return {
             FINE: f"corner error {errors['matches']}",
-            KEYPOINTS: f"{self.visible[0]} and {self.visible[1]} keypoints in the overlap, {self.true} of them the same",
-            SPREAD: f"the {self.true} keypoints found in both lie too close together: {errors['exact']} at exact places",
+            KEYPOINTS: f"{self.visible[0]} and {self.visible[1]} keypoints in the overlap, {self.true} the same",
+            SPREAD: f"the {self.true} keypoints found in both lie badly: {errors['exact']} at exact places",
             IMPRECISE: f"all {self.true} true correspondences give {errors['true']} too; "
                        f"median location error {_px(self.location_px)}",
             FEW: f"{right} right of {self.true} there were; all of them would give {errors['true']}",

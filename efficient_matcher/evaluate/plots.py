@@ -51,7 +51,8 @@ def _draw(axis: Any, name: str, rows: Sequence[Mapping[str, Any]], metric: str) 
     for index, method in enumerate(rows[0]["methods"]):
         heights = [row["methods"][method][metric] for row in rows]
         axis.plot(values, [float("nan") if height is None else height for height in heights], label=method,
-                  color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], markersize=4, linewidth=1.4)
+                  color=COLOURS[index % len(COLOURS)],
+                  marker=MARKERS[index % len(MARKERS)], markersize=4, linewidth=1.4)
     if name in LOGARITHMIC:
         axis.set_xscale("log")
         axis.set_xticks(values, [f"{value:g}" for value in values])

@@ -47,7 +47,7 @@ def list_images(source: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def usable_images(folder: Path | str, minimum_side_px: int = 64) -> tuple[dict[Path, tuple[int, int]], dict[str, str]]:
-    """(width, height) of each image of a folder that can be read and is not tiny; and by name, why others cannot be used.
+    """(width, height) of each image of a folder that can be read and is not tiny; why not, of the others by name.
 
     Raises SourceError when the folder is missing or holds no usable image.
     """

@@ -45,7 +45,7 @@ def test_keypoints_that_are_others() -> None:
     elsewhere[:5] = warp_points(GRID[:5], H)
     found = diagnose(pair(GRID, elsewhere), H)
     assert (found.cause, found.true) == (KEYPOINTS, 5)
-    assert f"{found.visible[0]} and {found.visible[1]} keypoints" in found.sentence() and "5 of them" in found.sentence()
+    assert f"{found.visible[0]} and {found.visible[1]} keypoints" in found.sentence() and "5 the same" in found.sentence()
 
 
 def test_few_keypoints_found_again_and_those_by_chance() -> None:
