@@ -111,6 +111,8 @@ def _places(points: Floats, steps: Floats, grid: Floats) -> tuple[Floats, Floats
 
 
 def _sampled(image: NDArray[np.uint8], x: Floats, y: Floats) -> NDArray[np.uint8]:
+    if not x.size:  # OpenCV refuses empty maps
+        return np.zeros(x.shape, np.uint8)
     return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 

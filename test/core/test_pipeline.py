@@ -100,6 +100,32 @@ def test_timings_name_the_stages(matcher: Matcher, warped_pair: object) -> None:
     assert min(timings.values()) > 0
 
 
+def test_images_are_refined_and_features_are_not(matcher: Matcher, warped_pair: object) -> None:
+    plain = matcher.match(matcher.extract(warped_pair.image0), matcher.extract(warped_pair.image1))
+    assert plain.matches.points1 is None and "refine" not in plain.timings
+    images = matcher.match(warped_pair.image0, warped_pair.image1)
+    later = matcher.refine(plain, warped_pair.image0, warped_pair.image1)
+    given = matcher.match(plain.features0, matcher.to_frame(warped_pair.image1),
+                          frame0=matcher.to_frame(warped_pair.image0))
+    assert list(later.timings) == ["refine", "homography", "total"]
+    for result in (later, given):
+        np.testing.assert_array_equal(result.points1, images.points1)
+        np.testing.assert_array_equal(result.homography.matrix, images.homography.matrix)
+    errors = [corner_error(r.homography.matrix, warped_pair.matrix, 320, 240) for r in (plain, images)]
+    assert errors[1] < 0.5 * errors[0]
+    np.testing.assert_array_equal(images.features1.keypoints, plain.features1.keypoints)
+
+
+def test_refinement_can_be_switched_off(tiny_bundle: Path, warped_pair: object) -> None:
+    matcher = Matcher.from_bundle(tiny_bundle, Config().with_values({**OWN_SIZE, "refine.enabled": False}))
+    assert matcher.match(warped_pair.image0, warped_pair.image1).matches.points1 is None
+    matcher.reconfigure(matcher.config.with_values({"refine.enabled": True, "refine.guided": False}))
+    result = matcher.match(warped_pair.image0, warped_pair.image1)
+    plain = matcher.match(result.features0, result.features1)
+    assert result.matches.points1.shape == plain.points1.shape
+    assert (np.diff(result.matches.scores) <= 0).all()
+
+
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_a_frame_without_texture_is_a_normal_result(matcher: Matcher, textured_image: np.ndarray, level: int) -> None:
     blank = np.full_like(textured_image, level)
@@ -170,6 +196,7 @@ def test_tracking_yields_a_result_for_every_frame_but_the_first(matcher: Matcher
     assert len(results) == 3
     for result, x in zip(results, (10, 20, 30)):
         np.testing.assert_allclose(result.homography.matrix, [[1, 0, -10], [0, 1, 0], [0, 0, 1]], atol=0.1)
+        assert "refine" in result.timings
         assert result.track_ids.dtype == np.uint32 and len(result.track_ids) == len(result.matches)
     assert list(matcher.track([])) == []
 
