@@ -16,14 +16,6 @@ train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder o
 evaluate = typer.Typer(no_args_is_help=True, help="Measure accuracy against known truth.")
 
 
-class Rival(str, Enum):
-    """What the bundle is timed against."""
-
-    dense_torch = "dense_torch"
-    sift = "sift"
-    orb = "orb"
-
-
 ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Training images; subfolders count.")]
 RunOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; an existing one is resumed.")]
 StepsOption = Annotated[Optional[int], typer.Option("--steps", min=1, help="Steps; the recipe's if not given.")]
@@ -65,12 +57,16 @@ def superglue(
     limit: LimitOption = None,
     start: StartOption = None,
     data: DataOption = "",
+    scenes_share: Annotated[float, typer.Option(
+        "--scenes-share", min=0.0, max=1.0, help="Share of the pairs that are views of synthetic scenes.")] = 0.0,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many scenes are rendered for that.")] = 600,
     json: JsonOption = None,
 ) -> None:
     """Train the matcher on the features of a trained SuperPoint; writes superglue.safetensors."""
     from efficient_matcher.commands import train as command
     command.run_superglue(
-        command.TrainOptions(images, out, weights, steps, pairs, seed, processes, limit, data, json, start))
+        command.TrainOptions(images, out, weights, steps, pairs, seed, processes, limit, data, json, start, scenes_share,
+                             scenes))
 
 
 def export(
@@ -87,26 +83,3 @@ def export(
     """Make a bundle of two weight files, each graph held against its network."""
     from efficient_matcher.commands import export as command
     command.run(command.ExportOptions(superpoint, superglue, out, name, licence, measured, json))
-
-
-def bench(
-    images: Annotated[Optional[Path], typer.Option(
-        "--images", metavar="DIR|BAG", help="Frames of one camera. [dim]default: a synthetic view[/dim]")] = None,
-    topic: Annotated[Optional[str], typer.Option("--topic", help="Image topic of the bag.")] = None,
-    rival: Annotated[Optional[List[Rival]], typer.Option(
-        "--rival", help="May be repeated. [dim]default: all[/dim]")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each contestant.")] = 10,
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames timed a turn.")] = 10,
-    dense_frames: Annotated[int, typer.Option("--dense-frames", min=1, help="The same, of the dense networks.")] = 2,
-    starts: Annotated[int, typer.Option("--starts", min=1, help="Fresh processes, for the first result.")] = 3,
-    bundle: BundleOption = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    threads: ThreadsOption = None,
-    json: JsonOption = None,
-) -> None:
-    """Time a tracked frame, stage by stage, interleaved with dense PyTorch, SIFT and ORB on the same threads."""
-    from efficient_matcher.commands import bench as command
-    rivals = tuple(entry.value for entry in rival or Rival)
-    command.run(config=settings_of(config, set_, bundle, threads), images=images, topic=topic, json=json,
-                rivals=rivals, rounds=rounds, frames=frames, dense_frames=dense_frames, starts=starts)

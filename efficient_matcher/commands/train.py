@@ -22,6 +22,7 @@ class TrainOptions:
 
     superpoint: weight file of the extractor, for training the matcher; start: of a matcher to begin with. steps and pairs: None keeps the
     recipe's. processes: 0 takes one per core. data: a sentence on the images, for the model card.
+    scenes_share: of the matcher's pairs that are views of synthetic scenes; scenes: how many of these are rendered.
     """
 
     images: Path
@@ -35,6 +36,8 @@ class TrainOptions:
     data: str = ""
     json: Path | None = None
     start: Path | None = None
+    scenes_share: float = 0.0
+    scenes: int = 600
 
 
 def run_superpoint(options: TrainOptions) -> dict[str, Any]:
@@ -97,9 +100,20 @@ def _superglue_process(options: TrainOptions, processes: int) -> None:
         raise MatcherError(f"{options.superpoint}: descriptors of {extractor.config.descriptor_dim} numbers, "
                            f"the matcher takes {config.network.descriptor_dim}")
     views = gather_views(extractor, images, config.views, options.seed, options.out, reporter("extracting views"))
-    network, hours = train_superglue(views, config, options.out, start)
-    _save(options, "superglue", network,
-          {**run_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
+    scenes = _scene_views(options, extractor, images, config) if options.scenes_share else None
+    network, hours = train_superglue(views, config, options.out, start, scenes, options.scenes_share)
+    mixture = {"scenes_share": options.scenes_share, "scenes": options.scenes} if scenes is not None else {}
+    _save(options, "superglue", network, {**run_notes(options, processes, hours, images), **_begun_with(options),
+                                          **mixture, "recipe": asdict(config)})
+
+
+def _scene_views(options: TrainOptions, extractor: Any, images: Any, config: Any) -> Any:
+    """Features of views of synthetic scenes papered with the training images, like the warped ones in size."""
+    from efficient_matcher.learn.scene_views import SceneViewConfig, gather_scene_views
+    like = config.views
+    scenes = SceneViewConfig(options.scenes, width=like.width, height=like.height, keypoints=like.keypoints,
+                             nms_radius_px=like.nms_radius_px)
+    return gather_scene_views(extractor, images, scenes, options.seed, options.out, reporter("rendering scenes"))
 
 
 def _begun_with(options: TrainOptions) -> dict[str, Any]:

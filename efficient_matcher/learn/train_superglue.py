@@ -1,4 +1,4 @@
-"""Training of SuperGlue on pairs of views whose homography is known.
+"""Training of SuperGlue on pairs of views between which it is known what lies where: by a homography, or by depth.
 
 The ground truth is the benchmark's: keypoints that are mutual nearest neighbours within a few pixels
 match, those with no neighbour near belong to the dustbin, and those between are left out.
@@ -6,8 +6,9 @@ match, those with no neighbour near belong to the dustbin, and those between are
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,30 +42,61 @@ class SuperGlueTraining:
 
 
 def train_superglue(
-    views: ViewSet, config: SuperGlueTraining, folder: Path, start: SuperGlue | None = None
+    views: ViewSet, config: SuperGlueTraining, folder: Path, start: SuperGlue | None = None,
+    scenes: PairSource | None = None, scenes_share: float = 0.0,
 ) -> tuple[SuperGlue, float]:
     """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
 
-    start: a trained network to begin with, instead of a fresh one. Raises TrainingError as `Loop` does.
+    start: a trained network to begin with, instead of a fresh one. scenes: where `scenes_share` of the pairs come
+    from; their views are of the same size. Raises TrainingError as `Loop` does.
     """
     torch.manual_seed(config.loop.seed)
     network = start.train() if start is not None else SuperGlue(config.network)
-    loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config)})
+    mixture = {} if scenes is None else {"scenes_share": scenes_share, "scenes": len(scenes)}
+    loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config), **mixture})
+    size = (config.views.width, config.views.height)
     loop.resume()
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([config.loop.seed, batch_index])
         late = loop.step >= config.all_keypoints_from * config.loop.steps
         count = views.keypoints.shape[2] if late else config.keypoints
-        batch = draw_pairs(views, config.pairs_then if late else config.pairs, count, rng)
+        pairs = config.pairs_then if late else config.pairs
+        batch = mixed_pairs(views, scenes, scenes_share, pairs, count, size, rng)
         return superglue_loss(network, batch, config)
 
     return loop.run(step), loop.seconds / 3600
 
 
 @dataclass(frozen=True)
+class Moved:
+    """Where keypoints 0 lie in view 1, however that is known.
+
+    ahead: [B,N,2] px. seen0: [B,N], visible in view 1; seen1: [B,M], keypoints 1 visible in view 0. sure0 [B,N],
+    sure1 [B,M]: False where a keypoint without a match says nothing, as its own place in the other view is in doubt.
+    """
+
+    ahead: Tensor
+    seen0: Tensor
+    seen1: Tensor
+    sure0: Tensor
+    sure1: Tensor
+
+
+class PairSource(Protocol):
+    """Views other than warped images: gives pairs of them with where the keypoints moved; as long as it has scenes."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, pairs: int, keypoints: int, rng: np.random.Generator) -> MatchBatch: ...
+
+
+@dataclass(frozen=True)
 class MatchBatch:
-    """Keypoints [B,N,2] px, scores [B,N] and descriptors [B,N,D] of two views, and H_0to1 [B,3,3]."""
+    """Keypoints [B,N,2] px, scores [B,N] and descriptors [B,N,D] of two views.
+
+    H_0to1: [B,3,3], or None where `moved` tells what lies where.
+    """
 
     keypoints0: Tensor
     scores0: Tensor
@@ -72,7 +104,8 @@ class MatchBatch:
     keypoints1: Tensor
     scores1: Tensor
     descriptors1: Tensor
-    H_0to1: Tensor
+    H_0to1: Tensor | None
+    moved: Moved | None = None
 
 
 def draw_pairs(views: ViewSet, pairs: int, keypoints: int, rng: np.random.Generator) -> MatchBatch:
@@ -135,14 +168,40 @@ def _assignment_loss(
 def ground_truth(
     batch: MatchBatch, match_px: float, no_match_px: float, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """True matches [B,N,M] and keypoints that have none, [B,N] and [B,M]."""
-    ahead = warp_points(batch.keypoints0, batch.H_0to1)
-    backward = warp_points(batch.keypoints1, torch.linalg.inv(batch.H_0to1))
-    seen = inside(ahead, *size, 0)[:, :, None] & inside(backward, *size, 0)[:, None, :]
-    distance = torch.cdist(ahead, batch.keypoints1).masked_fill(~seen, 1e6)
+    """True matches [B,N,M] and keypoints that have none, [B,N] and [B,M]; size is the views' (width, height)."""
+    moved = batch.moved or moved_by_homography(batch, size)
+    seen = moved.seen0[:, :, None] & moved.seen1[:, None, :]
+    distance = torch.cdist(moved.ahead, batch.keypoints1).masked_fill(~seen, 1e6)
     nearest0, nearest1 = distance.amin(2, keepdim=True), distance.amin(1, keepdim=True)
     matched = (distance == nearest0) & (distance == nearest1) & (distance < match_px)
-    return matched, nearest0[..., 0] > no_match_px, nearest1[:, 0] > no_match_px
+    return matched, (nearest0[..., 0] > no_match_px) & moved.sure0, (nearest1[:, 0] > no_match_px) & moved.sure1
+
+
+def moved_by_homography(batch: MatchBatch, size: tuple[int, int]) -> Moved:
+    """Where keypoints lie by H_0to1, in views of `size` (width, height); all of it is sure."""
+    ahead = warp_points(batch.keypoints0, batch.H_0to1)
+    backward = warp_points(batch.keypoints1, torch.linalg.inv(batch.H_0to1))
+    seen0, seen1 = inside(ahead, *size, 0), inside(backward, *size, 0)
+    return Moved(ahead, seen0, seen1, torch.ones_like(seen0), torch.ones_like(seen1))
+
+
+def mixed_pairs(views: ViewSet, scenes: PairSource | None, share: float, pairs: int, keypoints: int,
+                size: tuple[int, int], rng: np.random.Generator) -> MatchBatch:
+    """Pairs of warped images, each replaced by one of `scenes` with probability `share`."""
+    from_scenes = int(rng.binomial(pairs, share)) if scenes is not None else 0
+    parts = []
+    if from_scenes < pairs:
+        parts.append(draw_pairs(views, pairs - from_scenes, keypoints, rng))
+    if scenes is not None and from_scenes:
+        parts.append(scenes.draw(from_scenes, keypoints, rng))
+    return parts[0] if len(parts) == 1 else _joined(parts, size)
+
+
+def _joined(parts: list[MatchBatch], size: tuple[int, int]) -> MatchBatch:
+    moved = [part.moved or moved_by_homography(part, size) for part in parts]
+    joined = Moved(*(torch.cat([getattr(entry, f.name) for entry in moved]) for f in fields(Moved)))
+    names = [f.name for f in fields(MatchBatch) if f.name not in ("H_0to1", "moved")]
+    return MatchBatch(*(torch.cat([getattr(part, name) for part in parts]) for name in names), None, joined)
 
 
 def _precision_recall(inner: Tensor, matched: Tensor, threshold: float = 0.2) -> tuple[float, float]:

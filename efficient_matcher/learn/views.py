@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
 
+Set = TypeVar("Set")
 MILD = HomographyRange(perspective=0.0001, rotation_deg=5.0, scale=(0.9, 1.2), translation=0.05)
 
 
@@ -81,20 +83,30 @@ def gather_views(
 
     A part is made again only when the network, the images or the settings are others.
     """
-    key = _fingerprint(network, images, config, seed)
-    paths = [folder / f"views-{part}-of-{world_size()}.safetensors" for part in range(world_size())]
+    key = fingerprint(network, images, config, seed)
+    return gather_parts(ViewSet, folder, "views", key, lambda part, parts: extract_views(
+        network, images, config, seed, part, parts, progress))
+
+
+def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Callable[[int, int], Set]) -> Set:
+    """What `make(part, parts)` gives in all processes, joined; each keeps its part in `folder` under the key.
+
+    kind: a dataclass of tensors that are joined along their first axis.
+    """
+    paths = [folder / f"{name}-{part}-of-{world_size()}.safetensors" for part in range(world_size())]
     own = paths[rank()]
     if not own.exists() or _key_of(own) != key:
-        part = extract_views(network, images, config, seed, rank(), world_size(), progress)
+        part = make(rank(), world_size())
         partial = own.with_suffix(".partial")
-        save_file({f.name: getattr(part, f.name).contiguous() for f in fields(ViewSet)}, partial, {"key": key})
+        save_file({f.name: getattr(part, f.name).contiguous() for f in fields(kind)}, partial, {"key": key})
         partial.replace(own)
     wait_for_all()
     parts = [load_file(path) for path in paths]
-    return ViewSet(*(torch.cat([part[f.name] for part in parts]) for f in fields(ViewSet)))
+    return kind(*(torch.cat([part[f.name] for part in parts]) for f in fields(kind)))
 
 
-def _fingerprint(network: SuperPoint, images: ImageSet, config: ViewConfig, seed: int) -> str:
+def fingerprint(network: SuperPoint, images: ImageSet, config: Any, seed: int) -> str:
+    """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config and the seed."""
     digest = hashlib.sha256(json.dumps([asdict(config), seed, images.names]).encode())
     for tensor in network.state_dict().values():
         digest.update(tensor.contiguous().numpy().tobytes())
