@@ -147,7 +147,7 @@ def _templates(image0: NDArray[np.uint8], points0: Floats, steps0: Floats, weigh
     np.subtract(patches[:, 1:-1, 2:], patches[:, 1:-1, :-2], out=terms[:, 2])
     np.subtract(patches[:, 2:, 1:-1], patches[:, :-2, 1:-1], out=terms[:, 3])
     terms[:, 2:] *= np.float32(0.5 / SPACING)
-    terms = terms.reshape(count, 4, -1)
+    terms = terms.reshape(count, 4, SIDE * SIDE)
     weighted = terms * weights[:, None]
     moments = weighted @ terms.transpose(0, 2, 1)
     mean = moments[:, 0, 1]
