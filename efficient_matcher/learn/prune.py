@@ -40,7 +40,7 @@ class Ramp(MagnitudePruning):
 
     schedule: Literal["cubic", "rounds"] = "cubic"
     start: float = setting(0.0, minimum=0.0, below=1.0)  # share of the run
-    end: float = setting(0.6, minimum=0.0, maximum=1.0)
+    end: float = setting(0.6, minimum=0.0, below=1.0)
     every: int = setting(25, minimum=1)  # cubic: steps between prunings
     rounds: int = setting(4, minimum=1)
 
@@ -50,7 +50,7 @@ class Ramp(MagnitudePruning):
 
     def share(self, step: int, steps: int) -> float:
         """Part in [0,1] of the final ratios that holds from `step` of `steps` on."""
-        if self.schedule == "cubic":
+        if self.schedule == "cubic" and step < self.end * steps:
             step -= step % self.every
         time = (step / steps - self.start) / (self.end - self.start)
         if self.schedule == "rounds":

@@ -22,7 +22,7 @@ def by_hand() -> nn.Sequential:
 def test_a_ratio_of_each_layer_and_one_of_all_together() -> None:
     network = by_hand()
     assert prune_magnitude(network, MagnitudePruning(0.5)) == {"0": 0.5, "1": 0.5}
-    assert network[0].weight.flatten().tolist() == [0, 0, 3, -4] and network[1].weight.flatten().tolist() == [0, 5, -6, 0]
+    assert [layer.weight.flatten().tolist() for layer in network] == [[0, 0, 3, -4], [0, 5, -6, 0]]
     network = by_hand()
     prune_magnitude(network, MagnitudePruning(0.375, "global"))
     assert network[0].weight.flatten().tolist() == [0, -2, 3, -4] and nonzero_parameters(network) == 5
@@ -51,6 +51,7 @@ def test_a_recipe_that_cannot_be_changes_nothing(recipe: MagnitudePruning, messa
 def test_schedules() -> None:
     cubic = Ramp(0.9, start=0.0, end=0.5, every=10)
     assert [cubic.share(step, 100) for step in (0, 9, 50, 99)] == [0.0, 0.0, 1.0, 1.0]
+    assert Ramp(0.9, end=0.5, every=40).share(60, 100) == 1.0  # however far apart the prunings are
     assert cubic.share(25, 100) == pytest.approx(1 - 0.6 ** 3)
     rounds = Ramp(0.9, schedule="rounds", start=0.2, end=0.6, rounds=2)
     assert [rounds.share(step, 100) for step in (19, 20, 39, 41, 99)] == [0.0, 0.5, 0.5, 1.0, 1.0]

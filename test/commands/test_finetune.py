@@ -1,0 +1,75 @@
+"""`finetune` from weight files and images to weight files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+import torch
+from efficient_matcher.commands.finetune import FinetuneOptions, parse_sizes, run
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
+from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
+from efficient_matcher.learn.weights import load_superpoint, read_weights, save_weights
+
+QUICK = "loop: {warmup_steps: 1}\npairs: {width: 96, height: 64, pairs: 1}\ntask: 0\n"
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (100, 140), np.uint8), (0, 0), 2)
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), image)
+    torch.manual_seed(0)
+    save_weights(tmp_path / "sp.safetensors", SuperPoint(SuperPointConfig((8,) * 8, 8, 8, 16, True, 4)),
+                 {"licence": "mine", "training": {"data": "theirs"}})
+    save_weights(tmp_path / "sg.safetensors", SuperGlue(SuperGlueConfig(16, (8,), layers=1, heads=2)))
+    save_weights(tmp_path / "other.safetensors", SuperGlue(SuperGlueConfig(8, (8,), layers=1, heads=2)))
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    return tmp_path
+
+
+def test_a_smaller_extractor_from_its_teacher_alone(folder: Path) -> None:
+    sizes = parse_sizes("8,8,4,8,8,8,8,8", ["Pa=6"])
+    report = run(FinetuneOptions(folder / "images", folder / "run", teacher_superpoint=folder / "sp.safetensors",
+                                 recipe=str(folder / "quick.yaml"), sizes=sizes, steps=2, processes=1), "superpoint")
+    config = load_superpoint(folder / "run" / "superpoint.safetensors").config
+    assert config.widths == (8, 8, 4, 8, 8, 8, 8, 8) and config.detector_width == 6
+    notes = report["superpoint"]
+    assert notes["licence"] == "mine" and notes["training"]["begun_with"] == {"data": "theirs"}
+    assert notes["training"]["recipe"]["loop"]["steps"] == 2 and notes["training"]["teacher"] is True
+
+
+def test_both_networks_together(folder: Path) -> None:
+    run(FinetuneOptions(folder / "images", folder / "run", folder / "sp.safetensors", folder / "sg.safetensors",
+                        recipe=str(folder / "quick.yaml"), steps=1, processes=1), "both")
+    assert read_weights(folder / "run" / "superglue.safetensors").notes["training"]["command"].endswith("finetune both")
+
+
+@pytest.mark.parametrize("options, what, message", [
+    (dict(), "superpoint", "no weights of superpoint to begin with"),
+    (dict(superpoint="sp.safetensors", sizes={"7": 1}), "superpoint", "unknown layer '7'"),
+    (dict(superpoint="sp.safetensors", superglue="other.safetensors"), "superglue",
+     "descriptors have 16 numbers, the matcher takes 8"),
+    (dict(superpoint="sg.safetensors"), "superpoint", "holds a superglue, not a superpoint"),
+    (dict(superpoint="sp.safetensors", superglue="sg.safetensors", teacher_superglue="sg.safetensors"), "both",
+     "both networks need a teacher, or neither"),
+])
+def test_mistakes_are_one_line(folder: Path, options: dict, what: str, message: str) -> None:
+    paths = {key: folder / value if key != "sizes" else value for key, value in options.items()}
+    with pytest.raises(MatcherError, match=message):
+        run(FinetuneOptions(folder / "images", folder / "run", processes=1, steps=1, **paths), what)
+    assert not list(folder.glob("run/*.safetensors"))
+
+
+def test_sizes_are_eight_numbers() -> None:
+    assert parse_sizes("1,2,3,4,5,6,7,8", ["location=4"]) == {
+        "1a": 1, "1b": 2, "2a": 3, "2b": 4, "3a": 5, "3b": 6, "4a": 7, "4b": 8, "location": 4}
+    for wrong in (("1,2", None), (None, ["Pa"]), (None, ["Pa=x"])):
+        with pytest.raises(MatcherError, match="eight whole numbers"):
+            parse_sizes(*wrong)

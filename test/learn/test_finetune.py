@@ -1,0 +1,126 @@
+"""Finetuning: the teacher is approached, zeros stay, a rerun and a resumed run end alike, the matching loss arrives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from efficient_matcher.learn.channels import PruneError
+from efficient_matcher.learn.data import ImageSet, PairConfig
+from efficient_matcher.learn.distill import ExtractorDistillation, assignment_distillation, extractor_distillation
+from efficient_matcher.learn.finetune import (
+    JointFinetuning, SuperGlueFinetuning, SuperPointFinetuning, finetune_superpoint)
+from efficient_matcher.learn.finetune_matching import (
+    as_batch, finetune_both, finetune_superglue, matching_loss, read_features)
+from efficient_matcher.learn.prune import Ramp, sparsity
+from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
+from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
+from efficient_matcher.learn.train_superglue import SuperGlueTraining
+from efficient_matcher.learn.training import Loop, LoopConfig, TrainingError
+from efficient_matcher.learn.views import ViewConfig, extract_views
+
+LOOP = LoopConfig(steps=4, warmup_steps=1, learning_rate=5e-3, log_every=1, average_decay=0.5)
+PAIRS = PairConfig(width=96, height=64, pairs=1)
+VIEWS = ViewConfig(width=96, height=64, views=3, keypoints=12)
+SMALL = {"1b": 4, "3a": 6}
+
+
+def extractor() -> SuperPoint:
+    torch.manual_seed(0)
+    return SuperPoint(SuperPointConfig((8,) * 8, 8, 8, 16, batch_norm=True, location_width=4)).eval()
+
+
+def matcher() -> SuperGlue:
+    torch.manual_seed(0)
+    return SuperGlue(SuperGlueConfig(16, (8,), layers=1, heads=2, residual_init=True)).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    rng = np.random.default_rng(0)
+    pictures = [cv2.GaussianBlur(rng.integers(0, 256, (100, 140), np.uint8), (0, 0), 2) for _ in range(2)]
+    return ImageSet(["a", "b"], pictures, {})
+
+
+def test_a_twin_has_nothing_to_learn_and_another_has() -> None:
+    outputs = torch.randn(2, 65, 4, 5), torch.randn(2, 16, 4, 5)
+    loss, parts = extractor_distillation(outputs, (outputs[0] + 3.0, 2 * outputs[1]), ExtractorDistillation())
+    assert loss.item() == pytest.approx(0, abs=1e-5)  # neither a constant logit nor a length says anything
+    _, parts = extractor_distillation(outputs, (outputs[0], -outputs[1]), ExtractorDistillation())
+    assert parts["distilled_descriptors"] == pytest.approx(2.0, abs=1e-4)
+    certain = torch.full((1, 3, 3), -9.0)
+    certain[0, 0, 0] = certain[0, 1, 1] = certain[0, 2, 2] = 9.0
+    assert assignment_distillation(certain, certain).item() == pytest.approx(0, abs=1e-6)
+    assert assignment_distillation(certain.flip(1), certain).item() > 5
+
+
+def test_a_narrowed_student_nears_its_teacher_and_a_resumed_run_ends_like_an_unbroken_one(
+        images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = SuperPointFinetuning(loop=replace(LOOP, steps=8), pairs=PAIRS, sizes=SMALL, task=0.0)
+    whole, _ = finetune_superpoint(extractor(), images, None, recipe, tmp_path / "whole", extractor())
+    assert whole.config.widths == (8, 4, 8, 8, 6, 8, 8, 8)
+    told = [float(line.split('"distilled_descriptors": ')[1].rstrip("}")) for line
+            in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert sum(told[-3:]) < sum(told[:3])
+    one_step = Loop._one_step
+
+    def interrupted(loop: Loop, *arguments: object) -> object:
+        figures, _ = one_step(loop, *arguments)
+        return figures, loop.step == 3
+    monkeypatch.setattr(Loop, "_one_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_superpoint(extractor(), images, None, recipe, tmp_path / "broken", extractor())
+    monkeypatch.setattr(Loop, "_one_step", one_step)
+    again, _ = finetune_superpoint(extractor(), images, None, recipe, tmp_path / "broken", extractor())
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values()))
+    with pytest.raises(TrainingError, match="belongs to another configuration .teacher"):
+        finetune_superpoint(extractor(), images, None, recipe, tmp_path / "broken")
+
+
+def test_pruning_ramps_up_while_the_matcher_learns_and_the_average_has_the_zeros(
+        images: ImageSet, tmp_path: Path) -> None:
+    views = extract_views(extractor(), images, VIEWS, 0)
+    ramp = Ramp(0.75, "layer", {"kenc.*": 0.0}, end=0.5, every=1)
+    recipe = SuperGlueFinetuning(loop=LOOP, views=VIEWS, pairs=2, keypoints=12, prune=ramp)
+    network, _ = finetune_superglue(matcher(), views, recipe, tmp_path / "ramp", matcher())
+    shares = sparsity(network)
+    assert shares["final_proj"] >= 0.75 and shares["kenc.encoder.0"] == 0.0  # it began as an identity
+    zeros = [parameter == 0 for parameter in network.parameters()]
+    kept, _ = finetune_superglue(network, views, replace(recipe, prune=None), tmp_path / "kept")
+    assert all(bool((p == 0)[zero].all()) for p, zero in zip(kept.parameters(), zeros) if p.dim() == 3)
+    assert kept.bin_score.item() != matcher().bin_score.item()
+
+
+def test_the_matching_loss_alone_reaches_the_extractor(images: ImageSet) -> None:
+    superpoint, superglue = extractor(), matcher()
+    with torch.no_grad():  # positions and scores count for nothing in a matcher that has just begun
+        torch.nn.init.normal_(superglue.kenc.encoder[-1].weight, std=0.1)
+    outputs = superpoint(torch.rand(2, 1, 64, 96))
+    config = SuperGlueTraining(network=superglue.config, views=VIEWS)
+    batch = as_batch(read_features(*outputs, 12), torch.eye(3)[None])
+    matching_loss(superglue, batch, config, 1.0, None, None, 0.0)[0].backward()
+    for name in ("conv1a", "convPb", "convDb"):
+        gradient = superpoint.get_submodule(name).weight.grad
+        assert gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())
+
+
+def test_both_together_with_teachers(images: ImageSet, tmp_path: Path) -> None:
+    recipe = JointFinetuning(loop=replace(LOOP, steps=2), pairs=PAIRS, keypoints=12, prune_superglue=Ramp(0.5, end=0.4))
+    labels = [np.float32([[40, 40, 1.0], [60, 50, 0.9]])] * 2
+    superpoint, superglue, _ = finetune_both(extractor(), matcher(), images, labels, recipe, tmp_path / "a",
+                                             (extractor(), matcher()))
+    again = finetune_both(extractor(), matcher(), images, labels, recipe, tmp_path / "b", (extractor(), matcher()))
+    assert all(torch.equal(a, b) for network, twin in zip((superpoint, superglue), again)
+               for a, b in zip(network.state_dict().values(), twin.state_dict().values()))
+    assert not torch.equal(superpoint.conv1a.weight, extractor().conv1a.weight)
+    assert sparsity(superglue)["gnn.layers.0.mlp.0"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_sizes_that_cannot_be_start_no_run(images: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(PruneError, match="unknown layer '9z'"):
+        finetune_superpoint(extractor(), images, None, SuperPointFinetuning(sizes={"9z": 4}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
