@@ -86,11 +86,11 @@ def _extremes(depth: NDArray[np.float32], left: NDArray[np.intp], top: NDArray[n
 
 
 def _in_sight(points: Array, z: Array, depth: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether points [N,2] of depth z [N] are inside the image and at the depth of a pixel beside them."""
+    """Whether points [N,2] of depth z [N] are inside the image and within the depths of the pixels about."""
     height, width = depth.shape
     x, y = points.T
     inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)  # False for NaN
     left = np.minimum(np.where(inside, x, 0).astype(int), width - 2)
     top = np.minimum(np.where(inside, y, 0).astype(int), height - 2)
     around = np.stack([depth[top + dy, left + dx] for dy in (0, 1) for dx in (0, 1)]).astype(np.float64)
-    return inside & (np.abs(around - z) < AGREEMENT * z).any(0)
+    return inside & (around.min(0) * (1 - AGREEMENT) < z) & (z < around.max(0) * (1 + AGREEMENT))

@@ -22,7 +22,7 @@ FIELD_OF_VIEW_DEG = (52.0, 75.0)  # horizontal
 GLANCE = 1 / 8  # size of the small depth maps that candidate cameras are judged by
 CLEAR_M = 0.35  # nearest thing before a camera
 LEAST_MEDIAN_M = 1.0
-CAMERA_TRIES = 60  # before another scene is drawn
+CAMERA_TRIES = 40  # before another scene is drawn
 SCENE_TRIES = 50
 
 
