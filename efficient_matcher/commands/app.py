@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional  # typer evaluates these on every Py
 import typer
 from typer.core import TyperGroup
 
-from efficient_matcher.commands import app_compress, app_evaluate, app_models, app_pose, app_quantize
+from efficient_matcher.commands import app_bench, app_compress, app_evaluate, app_models, app_pose, app_quantize
 from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, OverwriteOption, SetOption,
                                                 ThreadsOption, settings_of)
 from efficient_matcher.errors import MatcherError
@@ -204,7 +204,8 @@ app.command()(app_quantize.quantize)
 app.command()(app_quantize.pack)
 app.command()(app_quantize.unpack)
 app.command()(app_quantize.sensitivity)
+app.add_typer(app_quantize.report, name="report")
 app.add_typer(app_models.evaluate, name="evaluate")
-app.command()(app_models.bench)
+app.add_typer(app_bench.bench, name="bench")
 app.command("make-pairs")(app_evaluate.make_pairs)
 app.command("make-scenes")(app_pose.make_scenes)

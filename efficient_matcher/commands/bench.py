@@ -29,7 +29,7 @@ from efficient_matcher.sources.images import read_frames
 FRAME_COUNT = 40
 BUSY_SHARE = 0.5  # of the threads kept busy by others: more makes figures worthless
 BAG_SUFFIXES = (".bag", ".mcap", ".db3")
-LIBRARIES = ("numpy", "opencv-python-headless", "opencv-python", "onnxruntime", "torch")
+LIBRARIES = ("numpy", "opencv-python-headless", "opencv-python", "onnxruntime", "openvino", "torch")
 
 
 def run(
@@ -47,8 +47,8 @@ def run(
     bundle = load_bundle(config.model.bundle)
     plan = BenchPlan(tuple(dict.fromkeys(rivals)), rounds, frames, dense_frames, starts)
     pictures = _frames(images, topic, config)
-    machine = _machine()
-    with _progress(turns(plan)) as on_turn:
+    machine = machine_facts()
+    with progress(turns(plan)) as on_turn:
         figures = bench(pictures, config, plan, on_turn)
     height, width = pictures[0].shape
     report = {"command": "bench", "version": efficient_matcher.__version__, **figures,
@@ -77,7 +77,8 @@ def _read(source: Path, topic: str | None, config: Config) -> Iterator[Frame]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar over `total` turns; gives what is to be called with a name after each."""
     from rich.console import Console
     from rich.progress import Progress
     console = Console(stderr=True)
@@ -90,6 +91,10 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "tracked frame ms", _spread(report["tracked_frame_ms"])
     for stage, value in report["stages_ms"].items():
         yield f"  {stage}", _spread(value)
+    if (share := report.get("outside_networks_share")) is not None:
+        yield "outside the networks", f"{100 * share:.1f} % of the frame"
+    yield "garbage collector", (f"{report['gc']['pauses']} pauses, longest {report['gc']['longest_ms']:.1f} ms, "
+                                f"{report['gc']['total_ms']:.1f} ms in all")
     for name, rival in report["rivals"].items():
         yield name, f"{_spread(rival['tracked_frame_ms'])}   {report[f'ratio_to_{name}']:.2f} times ours"
         if name == DENSE:
@@ -109,7 +114,7 @@ def _spread(value: dict[str, float]) -> str:
     return f"median {value['median']:.1f}   p99 {value['p99']:.1f}"
 
 
-def _machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """What the times depend on beside this program."""
     versions = {}
     for library in LIBRARIES:

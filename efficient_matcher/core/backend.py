@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from efficient_matcher.core.runtimes import Arrays, Backend, InputSpec, OnnxRuntime, OpenVino, all_finite
 from efficient_matcher.errors import BundleError, ConfigError, MatcherError
 
-__all__ = ["Arrays", "Backend", "agrees", "all_finite", "available_threads", "open_model"]
+__all__ = ["Arrays", "Backend", "agrees", "all_finite", "available_threads", "example_inputs", "open_model"]
 
 AUTO = "auto"
 KINDS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
@@ -63,7 +63,7 @@ def agrees(outputs: Arrays, reference: Arrays) -> bool:
 def _fastest(path: Path, threads: int, free: Sequence[int], exact: Sequence[int]) -> OnnxRuntime | OpenVino:
     """The fastest runtime that is there, takes the model, and answers as the reference does."""
     reference = KINDS[REFERENCE](path, threads, exact)
-    inputs = _example(reference.specs, free)
+    inputs = example_inputs(reference.specs, free)
     if inputs is None:
         return reference
     wanted = reference.run(inputs)
@@ -90,8 +90,11 @@ def _best_times(models: Sequence[Backend], inputs: Arrays) -> list[float]:
     return best
 
 
-def _example(specs: Sequence[InputSpec], free: Sequence[int]) -> Arrays | None:
-    """Inputs of the kind the networks get: images of grey blocks, else rows of length 1; None without sizes."""
+def example_inputs(specs: Sequence[InputSpec], free: Sequence[int]) -> Arrays | None:
+    """Inputs of the kind the networks get: images of grey blocks, else rows of length 1; None without sizes.
+
+    free: sizes of the free sides, in order, over and over.
+    """
     rng = np.random.default_rng(0)
     arrays: Arrays = {}
     for spec in specs:

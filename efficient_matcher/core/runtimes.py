@@ -63,7 +63,7 @@ class OnnxRuntime:
         except Exception as error:  # noqa: BLE001 - its exception classes share no base but Exception
             raise BundleError(f"{path}: cannot be loaded: {one_line(error)}") from None
         self.path = path
-        self.specs = tuple(_spec(entry) for entry in self._session.get_inputs())
+        self.specs = tuple(input_spec(entry) for entry in self._session.get_inputs())
         self.outputs = tuple(entry.name for entry in self._session.get_outputs())
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -221,7 +221,8 @@ def _session_options(threads: int) -> Any:
     return options
 
 
-def _spec(entry: Any) -> InputSpec:
+def input_spec(entry: Any) -> InputSpec:
+    """Of what an onnxruntime session says of one of its inputs."""
     kind = _TYPES.get(entry.type, np.float32)
     shape = tuple(side if isinstance(side, int) else None for side in entry.shape)
     return InputSpec(entry.name, shape, np.dtype(kind))

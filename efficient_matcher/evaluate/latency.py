@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from efficient_matcher.errors import MatcherError
 OURS = "ours"
 DENSE = "dense_torch"
 RIVALS = (DENSE, "sift", "orb")
+OVERALL = ("total", "networks", "latency")  # of a frame's times, those that are no stage of it
 SETTLE_S = 0.05  # idle threads of the contestant before spin for a while
 
 
@@ -51,16 +52,27 @@ class BenchPlan:
 
 @dataclass
 class Record:
-    """What one contestant did. times: ms per stage and `total`, one entry per timed frame."""
+    """What one contestant did. times: ms per stage, `total` and others of OVERALL, one entry per timed frame."""
 
     times: list[dict[str, float]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Median and p99 in ms, of the total and of each stage, and the facts."""
-        stages = {name: spread([entry.get(name, 0.0) for entry in self.times]) for name in self.times[0]}
-        total = stages.pop("total")
-        return {"tracked_frame_ms": {**total, "frames": len(self.times)}, "stages_ms": stages, **self.facts}
+        names = dict.fromkeys(name for entry in self.times for name in entry)
+        stages = {name: spread([entry.get(name, 0.0) for entry in self.times]) for name in names}
+        total, *others = [stages.pop(name, None) for name in OVERALL]
+        overall = {f"{name}_ms": value for name, value in zip(OVERALL[1:], others) if value is not None}
+        shares = [1 - entry["networks"] / entry["total"] for entry in self.times if "networks" in entry]
+        outside = {"outside_networks_share": float(np.median(shares))} if shares else {}
+        return {"tracked_frame_ms": {**total, "p99_over_median": total["p99"] / total["median"],
+                                     "frames": len(self.times)},
+                "stages_ms": stages, **overall, **outside, **self.facts}
+
+    @property
+    def median_ms(self) -> float:
+        """Of the tracked frame."""
+        return float(np.median([entry["total"] for entry in self.times]))
 
 
 class Contestant:
@@ -71,6 +83,7 @@ class Contestant:
     """
 
     def __init__(self, name: str, job: dict[str, Any]) -> None:
+        job = {"contestant": name, **job}
         self.name = name
         self._errors = tempfile.TemporaryFile("w+")
         start = time.perf_counter()
@@ -78,7 +91,7 @@ class Contestant:
             [sys.executable, "-m", "efficient_matcher.evaluate.bench_worker"], text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self._errors, env=_environment(job["threads"]))
         try:
-            self.facts = self._ask({"contestant": name, **job})
+            self.facts = self._ask(job)
         except BaseException:
             self.close()
             raise
@@ -147,10 +160,9 @@ def bench(frames: Sequence[NDArray[np.uint8]], config: Config, plan: BenchPlan =
     threads = config.model.threads or available_threads()
     rivals, skipped = _available(plan.rivals)
     with tempfile.TemporaryDirectory(prefix="efficient-matcher-bench-") as folder:
-        job = {"frames": _write_frames(frames, Path(folder)), "shape": (len(frames), *frames[0].shape),
-               "threads": threads, "settings": config.values()}
+        job = make_job(frames, Path(folder), config)
         starts = [_first_result_s(job) for _ in range(plan.starts - 1)]
-        records, first_result_s = _take_turns((OURS, *rivals), job, plan, on_turn)
+        records, first_result_s = take_turns({name: job for name in (OURS, *rivals)}, plan, on_turn)
     ours = records.pop(OURS)
     others = {name: record.summary() for name, record in records.items()}
     starts.append(first_result_s)
@@ -171,12 +183,22 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": float(np.median(values)), "p99": float(np.percentile(values, 99))}
 
 
-def _take_turns(names: Sequence[str], job: dict[str, Any], plan: BenchPlan,
-                on_turn: Callable[[str], None]) -> tuple[dict[str, Record], float]:
+def make_job(frames: Sequence[NDArray[np.uint8]], folder: Path, config: Config, **other: Any) -> dict[str, Any]:
+    """What a contestant is told; writes the frames into `folder`. Raises MatcherError for frames of no use."""
+    return {"frames": _write_frames(frames, folder), "shape": (len(frames), *frames[0].shape),
+            "threads": config.model.threads or available_threads(), "settings": config.values(), **other}
+
+
+def take_turns(jobs: Mapping[str, dict[str, Any]], plan: BenchPlan,
+               on_turn: Callable[[str], None] = lambda name: None) -> tuple[dict[str, Record], float]:
+    """Contestants by name, each with its job, turn after turn; what each did, and when the first gave a result, in s.
+
+    A job's `contestant` says what runs, where it is not the name.
+    """
     contestants: list[Contestant] = []
-    records = {name: Record() for name in names}
+    records = {name: Record() for name in jobs}
     try:
-        for name in names:
+        for name, job in jobs.items():
             contestants.append(Contestant(name, job))
         for index in range(plan.rounds):
             shift = index % len(contestants)  # nobody always follows the same rival
@@ -205,7 +227,7 @@ def _available(rivals: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def _ratio(rival: dict[str, Any] | None, ours: Record) -> float | None:
     if rival is None:
         return None
-    return rival["tracked_frame_ms"]["median"] / ours.summary()["tracked_frame_ms"]["median"]
+    return rival["tracked_frame_ms"]["median"] / ours.median_ms
 
 
 def _write_frames(frames: Sequence[NDArray[np.uint8]], folder: Path) -> str:
@@ -213,6 +235,7 @@ def _write_frames(frames: Sequence[NDArray[np.uint8]], folder: Path) -> str:
         raise MatcherError(f"bench: needs at least two frames, got {len(frames)}")
     if any(frame.shape != frames[0].shape for frame in frames):
         raise MatcherError("bench: the frames differ in size")
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "frames.raw"
     np.stack(frames).astype(np.uint8).tofile(path)
     return str(path)
