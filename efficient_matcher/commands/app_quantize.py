@@ -8,6 +8,7 @@ from typing import Annotated, List, Optional  # typer evaluates these on every P
 
 import typer
 
+from efficient_matcher.commands.app_evaluate import Variant
 from efficient_matcher.commands.app_models import LimitOption, ProcessesOption
 from efficient_matcher.commands.options import ConfigOption, JsonOption, SetOption, ThreadsOption, settings_of
 
@@ -19,14 +20,6 @@ BundleOutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The
 BundleArgument = Annotated[str, typer.Argument(metavar="NAME|PATH", help="Model bundle.")]
 ImagesOption = Annotated[Optional[Path], typer.Option(
     "--images", metavar="DIR", help="Folder of the pairs' images. [dim]default: images beside the list[/dim]")]
-
-
-class Variant(str, Enum):
-    """Variants of the benchmark."""
-
-    clean = "clean"
-    hard = "hard"
-    both = "both"
 
 
 class Quantizer(str, Enum):

@@ -1,0 +1,123 @@
+"""`report compression`: one command from rows in a YAML file to the page."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import efficient_matcher
+from efficient_matcher.commands.bench import machine_facts
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.config import Config
+from efficient_matcher.core.bundle import shipped_bundles
+from efficient_matcher.errors import MatcherError
+from efficient_matcher.files import check_writable, write_json, write_text_atomic
+from efficient_matcher.sources.pairs import read_pairs
+
+NAME = "compression"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """rows: the YAML file. pairs, images, limit: as for `evaluate homography`. out: folder of the page. make: run the
+    command lines of rows whose bundle is missing. rounds: turns of each row in the timing."""
+
+    rows: Path
+    pairs: Path
+    out: Path
+    images: Path | None = None
+    limit: int | None = None
+    make: bool = False
+    rounds: int = 10
+    config: Config = Config()
+
+
+def run(options: ReportOptions) -> dict[str, Any]:
+    """Measure all rows, write compression.md, .html and .json, print the tables; returns what the JSON holds.
+
+    Raises MatcherError.
+    """
+    from efficient_matcher.evaluate.compression import measure_rows, present
+    from efficient_matcher.evaluate.compression_page import markdown, missing, page, tables
+    from efficient_matcher.evaluate.latency import BenchPlan
+    check_writable(options.out / f"{NAME}.md")
+    given = _read(options.rows)
+    if options.make:
+        _make(given.rows, options.rows.parent)
+    pairs = read_pairs(options.pairs, options.images)[:options.limit]
+    machine, plan = machine_facts(), BenchPlan(rounds=options.rounds)
+    turns = len(present(given.rows)) * options.rounds
+    with _progress(len(pairs), turns) as progress:
+        rows = measure_rows(given.rows, pairs, options.config, plan, progress)
+    report = {"command": "report compression", "version": efficient_matcher.__version__, "title": given.title,
+              "text": _text(given.note, options, len(pairs), machine), "rows": rows, "machine": machine,
+              "settings": {"pairs": options.pairs, "limit": options.limit, "rounds": options.rounds,
+                           **options.config.values()}}
+    write_json(options.out / f"{NAME}.json", report)
+    write_text_atomic(options.out / f"{NAME}.md", markdown(report))
+    write_text_atomic(options.out / f"{NAME}.html", page(report))
+    for title, columns, lines in tables(rows):
+        print_table(title, lines, columns[1:])
+    for line in missing(rows):
+        print(f"missing: {line}", file=sys.stderr)
+    return report
+
+
+def _read(path: Path) -> Any:
+    """The rows, their bundles as paths from here. Raises RecipeError naming file and field."""
+    from efficient_matcher.evaluate.compression import Rows
+    from efficient_matcher.learn.recipe import read_recipe
+    given = read_recipe(path, Rows)
+
+    def placed(bundle: str) -> str:
+        return bundle if bundle in shipped_bundles() else str(path.parent / Path(bundle).expanduser())
+
+    return replace(given, rows=tuple(replace(row, bundle=placed(row.bundle)) for row in given.rows))
+
+
+def _make(rows: Any, folder: Path) -> None:
+    """Run the commands of rows that are missing, in the folder of the YAML file."""
+    from efficient_matcher.evaluate.compression import present
+    there = present(rows)
+    for row in rows:
+        if row.title in there:
+            continue
+        for line in row.make:
+            print(f"{row.title}: efficient-matcher {line}", file=sys.stderr)
+            done = subprocess.run([sys.executable, "-m", "efficient_matcher.cli", *shlex.split(line)], cwd=folder,
+                                  check=False)
+            if done.returncode:
+                raise MatcherError(f"{row.title}: 'efficient-matcher {line}' ended with {done.returncode}")
+
+
+def _text(note: str, options: ReportOptions, pairs: int, machine: dict[str, Any]) -> list[str]:
+    config = options.config
+    lines = [note] if note else []
+    lines.append(
+        f"{pairs} pairs of {options.pairs.name}, {config.extract.max_keypoints} keypoints. AUC of the corner error "
+        "(OpenCV's RANSAC) in percent, pairs with under 12 matches counting as failures; precision and recall in "
+        "percent. hard: the same pairs under other light, with blur, noise and JPEG.")
+    lines.append(
+        "Weights are the numbers in the deployed graphs, biases included; bytes are those of the whole bundle as "
+        "stored, its card included. MACs are of each graph once, for 640x480 and 512 keypoints in both images. Times "
+        "are medians over a tracked frame; rows took turns, each in a process of its own, on "
+        f"{config.model.backend}, {machine['cpu']}, load average {machine['load_average']} at the start.")
+    return lines
+
+
+@contextmanager
+def _progress(pairs: int, turns: int) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from efficient_matcher.evaluate.compression import Progress
+    console = Console(stderr=True)
+    with Bar(console=console, disable=not console.is_terminal) as bar:
+        accuracy, speed = bar.add_task("accuracy", total=pairs), bar.add_task("speed", total=turns)
+        yield Progress(lambda: bar.advance(accuracy), lambda name: bar.advance(speed))

@@ -1,0 +1,146 @@
+"""Dense and compressed pairs beside each other: size, accuracy and speed of each row of the paper's tables 1 and 2."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from efficient_matcher.config import Config
+from efficient_matcher.core.bundle import CARD_NAME, load_bundle
+from efficient_matcher.core.pipeline import Matcher
+from efficient_matcher.errors import BundleError
+from efficient_matcher.evaluate.homography import VARIANTS, run_benchmark, summarize
+from efficient_matcher.evaluate.latency import OURS, BenchPlan, make_job, take_turns
+from efficient_matcher.evaluate.motion import moving_view
+from efficient_matcher.ros.messages import model_hash
+from efficient_matcher.sources.pairs import HomographyPair
+
+FRAMES = 40
+MEASURED, MISSING = "measured", "missing"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables. bundle: its folder, or the name of one that ships. make: command lines of this program,
+    without its name, that make the bundle. note: what the page says of it."""
+
+    title: str
+    bundle: str
+    make: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The file that `report compression` reads. The first row is what the others are compared with."""
+
+    rows: tuple[Row, ...]
+    title: str = "Compression"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        titles = [row.title for row in self.rows]
+        if not titles:
+            raise ValueError("rows: there are none")
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"rows: the title '{title}' is there twice")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a measurement tells while it runs: that a pair, or a turn of the timing, is done."""
+
+    pair: Callable[[], None] = field(default=lambda: None)
+    turn: Callable[[str], None] = field(default=lambda name: None)
+
+
+def present(rows: Sequence[Row]) -> dict[str, Row]:
+    """Rows whose bundle is there, by title. Raises BundleError for one that is there and damaged."""
+    found = {}
+    for row in rows:
+        try:
+            load_bundle(row.bundle)
+        except BundleError:
+            if (Path(row.bundle) / CARD_NAME).exists():
+                raise
+            continue
+        found[row.title] = row
+    return found
+
+
+def measure_rows(rows: Sequence[Row], pairs: Sequence[HomographyPair], config: Config, plan: BenchPlan,
+                 progress: Progress = Progress()) -> list[dict[str, Any]]:
+    """Figures of each row, in order; `status` says which were missing. All rows meet the same pairs, and take turns
+    in the timing, each in a process of its own on the same runtime.
+
+    Ratios are to the first row, None where that is missing. Raises MatcherError.
+    """
+    there = present(rows)
+    accuracy = _accuracy(there, pairs, config, progress)
+    speed = _speed(there, config, plan, progress)
+    results = []
+    for row in rows:
+        base = {"title": row.title, "bundle": row.bundle, "note": row.note, "make": list(row.make)}
+        if row.title not in there:
+            results.append({**base, "status": MISSING})
+            continue
+        results.append({**base, "status": MEASURED, **_size(row), "accuracy": accuracy[row.title],
+                        **speed[row.title]})
+    _add_ratios(results)
+    return results
+
+
+def _size(row: Row) -> dict[str, Any]:
+    from efficient_matcher.learn.graph_counts import count
+    bundle = load_bundle(row.bundle)
+    counts = [count(bundle.path / name) for name in bundle.card.files if name.endswith(".onnx")]
+    macs = [entry.macs for entry in counts]
+    size = sum((bundle.path / name).stat().st_size for name in (*bundle.card.files, CARD_NAME))
+    return {"hash": model_hash(bundle.card), "bytes": size, "weights": sum(entry.weights for entry in counts),
+            "nonzero": sum(entry.nonzero for entry in counts), "macs": None if None in macs else sum(macs),
+            "precision_of_weights": {part: getattr(bundle.card, part).get("precision")
+                                     for part in ("extractor", "matcher")}}
+
+
+def _accuracy(rows: Mapping[str, Row], pairs: Sequence[HomographyPair], config: Config,
+              progress: Progress) -> dict[str, dict[str, Any]]:
+    """By title and variant: strict AUC by threshold, precision, recall, percent."""
+    matchers = {title: Matcher.from_bundle(row.bundle, config) for title, row in rows.items()}
+    outcomes = []
+    for of_pair in run_benchmark(pairs, matchers, VARIANTS) if matchers else ():
+        outcomes += of_pair
+        progress.pair()
+    found: dict[str, dict[str, Any]] = {title: {} for title in rows}
+    for figures in summarize(outcomes):
+        found[figures["method"]][figures["variant"]] = {
+            "auc": figures["strict"]["auc"]["ransac"], "precision": figures["precision"], "recall": figures["recall"]}
+    return found
+
+
+def _speed(rows: Mapping[str, Row], config: Config, plan: BenchPlan, progress: Progress) -> dict[str, dict[str, Any]]:
+    """By title: ms of a tracked frame and of its stages."""
+    if not rows:
+        return {}
+    frames = moving_view(FRAMES, config.input.width or 640, config.input.height or 480)
+    with tempfile.TemporaryDirectory(prefix="efficient-matcher-report-") as folder:
+        jobs = {title: make_job(frames, Path(folder), config.with_values({"model.bundle": str(row.bundle)}),
+                                contestant=OURS) for title, row in rows.items()}
+        records, _ = take_turns(jobs, plan, progress.turn)
+    summaries = {title: record.summary() for title, record in records.items()}
+    return {title: {key: summary[key] for key in ("tracked_frame_ms", "stages_ms")}
+            for title, summary in summaries.items()}
+
+
+def _add_ratios(results: Sequence[dict[str, Any]]) -> None:
+    base = results[0] if results[0]["status"] == MEASURED else None
+    for row in results:
+        if row["status"] != MEASURED:
+            continue
+        row["times_faster"] = row["size_share"] = None
+        if base is not None:
+            row["times_faster"] = base["tracked_frame_ms"]["median"] / row["tracked_frame_ms"]["median"]
+            row["size_share"] = row["bytes"] / base["bytes"]

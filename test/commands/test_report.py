@@ -1,0 +1,103 @@
+"""The page of a compression report: measured rows beside rows that are missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from efficient_matcher.commands import report as command  # noqa: E402
+from efficient_matcher.commands.report import ReportOptions, run  # noqa: E402
+from efficient_matcher.errors import MatcherError  # noqa: E402
+from efficient_matcher.evaluate.compression_page import tables  # noqa: E402
+from efficient_matcher.learn.graph_counts import count  # noqa: E402
+from efficient_matcher.learn.pack import pack_bundle  # noqa: E402
+
+
+@pytest.fixture()
+def folder(tmp_path: Path, make_bundle: Callable[..., Path], textured_image: np.ndarray) -> Path:
+    """Bundles dense and packed, pairs.txt of one image, rows.yaml with a third row that is missing."""
+    pack_bundle(make_bundle(tmp_path / "dense"), tmp_path / "packed")
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), textured_image)
+    (tmp_path / "pairs.txt").write_text("a.png 1 0 3 0 1 2 0 0 1\n")
+    (tmp_path / "rows.yaml").write_text(
+        "title: Small <and> fast\nrows:\n- {title: dense, bundle: dense}\n"
+        "- {title: packed | coded, bundle: packed, note: the same bits, make: [pack dense --out packed]}\n"
+        "- {title: pruned, bundle: nowhere, make: [prune --ratio 0.9]}\n")
+    return tmp_path
+
+
+def options(folder: Path, **changes: object) -> ReportOptions:
+    return ReportOptions(folder / "rows.yaml", folder / "pairs.txt", folder / "out", rounds=1, **changes)
+
+
+def test_the_page_holds_what_was_measured_and_names_what_is_missing(folder: Path) -> None:
+    report = run(options(folder))
+    dense, packed, pruned = report["rows"]
+    assert (dense["status"], pruned["status"]) == ("measured", "missing") and "accuracy" not in pruned
+    assert packed["accuracy"] == dense["accuracy"] and packed["nonzero"] == dense["nonzero"]
+    assert packed["bytes"] == sum(path.stat().st_size for path in (folder / "packed").iterdir())
+    assert packed["size_share"] == packed["bytes"] / dense["bytes"] and dense["times_faster"] == 1.0
+    assert dense["stages_ms"]["match"]["median"] > 0
+    assert json.loads((folder / "out" / "compression.json").read_text())["rows"][2]["status"] == "missing"
+    page = (folder / "out" / "compression.md").read_text()
+    assert "| pruned | missing | - |" in page and f"pruned: no bundle at {folder / 'nowhere'}; made by: prune" in page
+    assert "packed \\| coded: the same bits" in page or "packed | coded: the same bits" in page
+    html = (folder / "out" / "compression.html").read_text()
+    assert "Small &lt;and&gt; fast" in html and html.count("<table>") == 3 and "src=" not in html
+    for _, columns, rows in tables(report["rows"]):
+        assert all(len(row) == len(columns) for row in rows)
+
+
+def test_missing_rows_are_made_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = []
+    monkeypatch.setattr(command.subprocess, "run", lambda words, **kwargs: lines.append((words[3:], kwargs["cwd"]))
+                        or type("Done", (), {"returncode": 1}))
+    with pytest.raises(MatcherError, match="^pruned: 'efficient-matcher prune --ratio 0.9' ended with 1$"):
+        run(options(folder, make=True))
+    assert lines == [(["prune", "--ratio", "0.9"], folder)]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("rows: []", "rows: there are none"), ("rows: [{title: a, bundle: b, colour: c}]", "unknown key 'rows.0..colour'"),
+    ("rows: [{title: a, bundle: b}, {title: a, bundle: c}]", "the title 'a' is there twice"),
+    ("rows: [{title: a}]", "key 'rows.0..bundle' is missing")])
+def test_bad_rows_name_file_and_field(folder: Path, text: str, message: str) -> None:
+    (folder / "rows.yaml").write_text(text)
+    with pytest.raises(MatcherError, match=f"rows.yaml: .*{message}") as caught:
+        run(options(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_bundle_is_an_error_and_not_a_missing_row(folder: Path) -> None:
+    path = folder / "packed" / "matcher.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(MatcherError, match="matcher.onnx: SHA-256"):
+        run(options(folder))
+
+
+def test_macs_and_weights_of_a_known_graph(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+    kernel, matrix = np.ones((4, 3, 3, 3), np.float32), np.ones((8, 5), np.float32)
+    kernel[0] = 0
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "k"], ["y"], pads=[1, 1, 1, 1]), helper.make_node("MatMul", ["t", "m"], ["z"]),
+         helper.make_node("MatMul", ["z", "c"], ["s"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "H", "W"]),
+         helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N", 8]),
+         helper.make_tensor_value_info("c", TensorProto.FLOAT, [5, "M"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "ys"],
+        [numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(matrix, "m")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    found = count(tmp_path / "m.onnx", {"H": 10, "W": 20, "N": 7, "M": 6})
+    assert (found.weights, found.nonzero) == (108 + 40, 81 + 40)
+    assert found.macs == 4 * 10 * 20 * 27 + 7 * 5 * 8 + 7 * 6 * 5
+    assert count(tmp_path / "m.onnx", {"H": 10, "W": 20, "N": 7}).macs is None
