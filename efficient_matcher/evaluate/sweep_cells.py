@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import warp_points
+from efficient_matcher.errors import MatcherError
 from efficient_matcher.evaluate.candidates import Candidates, open_candidates
 from efficient_matcher.evaluate.diagnosis import right_matches
 from efficient_matcher.evaluate.fits import strict_error_px
@@ -130,7 +132,12 @@ def measure_cells(plan: Plan, cells: Sequence[Cell], processes: int) -> Iterator
     with _pool(plan, min(processes, len(cells))) as pool:
         waiting = {pool.submit(_measure_here, cell): cell for cell in cells}
         for done in as_completed(waiting):
-            yield waiting[done], done.result()
+            try:
+                figures = done.result()
+            except BrokenProcessPool:
+                raise MatcherError("a process of the sweep was ended, perhaps for want of memory; what was measured is "
+                                   "kept: call again, with fewer --processes") from None
+            yield waiting[done], figures
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,15 @@ def test_processes_give_the_same_figures(options: SweepOptions, tmp_path: Path, 
     alone = run(both)
     assert run(replace(both, out=tmp_path / "second", processes=2)) == alone
     assert list(alone["sweeps"]["rotation"]["rows"][0]["methods"]) == ["bundle", "nearest"]
+
+
+def test_process_that_is_ended_is_one_line(options: SweepOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(Future, "result", broken)
+    with pytest.raises(MatcherError, match="a process of the sweep was ended"):
+        run(replace(options, processes=2))
 
 
 def test_plots(options: SweepOptions) -> None:
