@@ -77,12 +77,11 @@ class MatchConfig:
     score_threshold: float = _setting(0.2, "matches less probable are dropped", minimum=0.0, maximum=1.0)
     transport_iterations: int = _setting(20, "Sinkhorn iterations of the optimal transport at most",
                                          minimum=1, maximum=1000)
-    transport_tolerance: float = _setting(0.01, "they end when all sums are right up to this share",
+    transport_tolerance: float = _setting(0.01, "they end when this share of the mass is misplaced at most",
                                           minimum=0.0, maximum=1.0)
-    early_stop: float = _setting(1.0, "the matcher network is left after the layer pair at which this share of the "
-                                 "keypoints is settled; 1 always runs all of it", minimum=0.0, maximum=1.0)
-    early_stop_confidence: float = _setting(0.9, "a keypoint is settled when a partner, or having none, is this "
-                                            "probable", minimum=0.5, maximum=1.0)
+    early_stop: float = _setting(0.4, "half of the matcher network is enough, or less, once this share of the "
+                                 "keypoints has a partner more likely than not; 1 always runs all of it",
+                                 minimum=0.0, maximum=1.0)
 
 
 @dataclass(frozen=True)

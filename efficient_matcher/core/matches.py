@@ -24,19 +24,19 @@ class FeatureMatcher:
     def __call__(self, features0: Features, features1: Features) -> tuple[Matches, int]:
         """Mutual matches above the score threshold, best first, and the layer pairs that were run.
 
-        None and 0 when either side has no keypoints. The network is left as soon as the share `early_stop` of all
-        keypoints is settled. Raises MatcherError when the network fails.
+        None and 0 when either side has no keypoints. In its first half, where it pays to ask, the network is left as
+        soon as the share `early_stop` of the keypoints is paired. Raises MatcherError when the network fails.
         """
         if not len(features0) or not len(features1):
             return no_matches(), 0
         run, config = self._network.start(features0, features1), self._config
-        for depth in range(1, self._network.depth + 1):
+        whole = self._network.depth
+        for depth in range(1, whole + 1):
             run.advance()
-            last = depth == self._network.depth
-            if last or config.early_stop < 1:
+            if depth == whole or (depth <= whole // 2 and config.early_stop < 1):
                 assignment = optimal_transport(*run.similarity(), config.transport_iterations,
                                                config.transport_tolerance)
-                if last or assignment.settled_share(config.early_stop_confidence) >= config.early_stop:
+                if assignment.paired_share() >= config.early_stop:
                     break
         return mutual_matches(assignment.values, config.score_threshold), depth
 def mutual_matches(assignment: NDArray[np.float32], threshold: float) -> Matches:

@@ -27,18 +27,18 @@ class Assignment:
     values: NDArray[np.float32]
     iterations: int
 
-    def settled_share(self, confidence: float) -> float:
-        """Share of both images' keypoints whose best choice, a partner or the dustbin, has at least `confidence`."""
-        best = np.concatenate([self.values[:-1].max(axis=1), self.values[:, :-1].max(axis=0)])
-        return float(np.count_nonzero(best >= confidence)) / len(best)
+    def paired_share(self) -> float:
+        """How many keypoints have a partner more likely than not, as a share of what the smaller image could have."""
+        pairs = self.values[:-1, :-1]
+        return float(np.count_nonzero(pairs.max(axis=1) > 0.5)) / min(pairs.shape)
 
 
 def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iterations: int,
                       tolerance: float = 0.0) -> Assignment:
     """Sinkhorn's algorithm: similarity [N,M] and the dustbins' similarity -> assignment.
 
-    Ends after `iterations`, or when no row's sum is off by more than the share `tolerance`; columns are exact.
-    N, M >= 1 and finite values are required. The kernel is exp(similarity - row maximum); the scalings it is multiplied by are
+    Ends after `iterations`, or when the share of all mass by which rows are off is at most `tolerance`; columns are
+    exact. N, M >= 1 and finite values are required. The kernel is exp(similarity - row maximum); the scalings it is multiplied by are
     moved into it when they grow, so similarities of +-60 and more neither overflow nor starve.
     """
     log_u = -np.append(np.maximum(similarity.max(axis=1), dustbin), dustbin).astype(np.float32)
@@ -46,11 +46,12 @@ def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iteratio
     kernel = _kernel(similarity, dustbin, log_u, log_v)
     rows, columns = np.ones_like(log_u), np.ones_like(log_v)
     rows[-1], columns[-1] = len(log_v) - 1, len(log_u) - 1
+    mass = rows.sum()
     u, v, done = np.ones_like(log_u), np.ones_like(log_v), 0
     while done < iterations:
         last, u = u, rows / (kernel @ v)
         # With the last column scaling, row i summed to rows[i] * last[i] / u[i].
-        if done and np.abs(last / u - 1).max() <= tolerance:
+        if done and rows @ np.abs(last / u - 1) <= tolerance * mass:
             u = last
             break
         v = columns / (u @ kernel)

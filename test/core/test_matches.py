@@ -116,20 +116,27 @@ class Stage(Fixed):
 
 
 VAGUE, CLEAR = np.zeros((4, 4), np.float32), 40 * np.eye(4, dtype=np.float32) - 20
+HALF = np.where(np.arange(4) < 2, CLEAR, -20)  # two of four keypoints have a partner
 
 
 @pytest.mark.parametrize(("early_stop", "answers", "depth"), [
-    (1.0, [CLEAR, CLEAR, CLEAR], 3),  # off
-    (0.9, [CLEAR, VAGUE, VAGUE], 1), (0.9, [VAGUE, CLEAR, VAGUE], 2), (0.9, [VAGUE, VAGUE, CLEAR], 3),
-    (0.9, [VAGUE, VAGUE, VAGUE], 3), (0.0, [VAGUE, CLEAR, CLEAR], 1)])
-def test_the_network_is_left_when_the_matches_have_settled(early_stop: float, answers: list, depth: int) -> None:
-    stages = [Stage(), Stage(), Stage(), Stage(), Stage(answers)]
+    (1.0, [CLEAR, CLEAR, CLEAR, CLEAR], 4),  # off
+    (0.9, [CLEAR, VAGUE, VAGUE, VAGUE], 1), (0.9, [VAGUE, CLEAR, VAGUE, VAGUE], 2),
+    (0.9, [VAGUE, VAGUE, CLEAR, VAGUE], 4),  # not asked in the second half
+    (0.9, [HALF, HALF, HALF, HALF], 4), (0.5, [HALF, CLEAR, CLEAR, CLEAR], 1),
+    (0.0, [VAGUE, CLEAR, CLEAR, CLEAR], 1), (0.9, [CLEAR], 1), (0.9, [VAGUE], 1),
+    (0.9, [CLEAR, VAGUE, VAGUE], 1), (0.9, [VAGUE, CLEAR, VAGUE], 3)])
+def test_the_network_is_left_when_enough_keypoints_are_paired(early_stop: float, answers: list, depth: int) -> None:
+    pairs, assign = [Stage() for _ in answers], Stage(answers)
     four = features([[1, 1], [2, 2], [3, 3], [4, 4]])
-    matches, found = FeatureMatcher(StagedNetwork(stages), MatchConfig(early_stop=early_stop))(four, four)
+    network = StagedNetwork([Stage(), *pairs, assign])
+    matches, found = FeatureMatcher(network, MatchConfig(early_stop=early_stop))(four, four)
     assert found == depth
-    assert len(matches) == (4 if answers[depth - 1] is CLEAR else 0)
-    assert [len(stage.asked) for stage in stages[1:4]] == [1] * depth + [0] * (3 - depth)
-    assert len(stages[4].asked) == (1 if early_stop == 1 else depth)
+    last = answers[depth - 1]
+    assert len(matches) == (4 if last is CLEAR else 2 if last is HALF else 0)
+    assert [len(stage.asked) for stage in pairs] == [1] * depth + [0] * (len(pairs) - depth)
+    asked = 1 if early_stop == 1 else min(depth, len(pairs) // 2) + (depth > len(pairs) // 2)
+    assert len(assign.asked) == asked
 
 
 def test_the_matcher_of_a_bundle(tiny_bundle: Path) -> None:

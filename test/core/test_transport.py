@@ -83,7 +83,8 @@ def test_transport_ends_when_the_sums_are_right() -> None:
     assert 1 < loose.iterations < tight.iterations < exact.iterations
     for found, tolerance in ((loose, 0.1), (tight, 1e-3)):
         np.testing.assert_allclose(found.values.sum(axis=0), [1] * 30 + [20], rtol=1e-5)
-        np.testing.assert_allclose(found.values.sum(axis=1), [1] * 20 + [30], rtol=1.01 * tolerance)
+        off = np.abs(found.values.sum(axis=1) - ([1] * 20 + [30])).sum() / 50
+        assert off <= 1.01 * tolerance
         # As many iterations as it took, asked for: the same.
         same = optimal_transport(similarity, 1.0, found.iterations)
         np.testing.assert_array_equal(found.values, same.values)
@@ -95,9 +96,10 @@ def test_a_similarity_that_needs_one_iteration_only() -> None:
     assert optimal_transport(np.zeros((4, 4)), 0.0, 20, 0.01).iterations == 1
 
 
-def test_settled_are_those_with_a_sure_partner_and_those_surely_without() -> None:
-    values = np.array([[0.95, 0.0, 0.05], [0.0, 0.6, 0.4], [0.02, 0.02, 0.96], [0.03, 0.38, 2.0]], np.float32)
-    assignment = Assignment(values, 20)
-    assert assignment.settled_share(0.9) == pytest.approx(3 / 5)  # rows 0 and 2, column 0
-    assert assignment.settled_share(0.6) == 1.0
-    assert assignment.settled_share(1.0) == 0.0
+def test_paired_are_those_with_a_partner_more_likely_than_not() -> None:
+    values = np.array([[0.95, 0.0, 0.05], [0.0, 0.51, 0.49], [0.02, 0.02, 0.96], [0.03, 0.47, 2.0]], np.float32)
+    assert Assignment(values, 20).paired_share() == 1.0  # of two that image 1 has
+    assert Assignment(values.T, 20).paired_share() == 1.0
+    values[1] = (0.0, 0.5, 0.5)
+    assert Assignment(values, 20).paired_share() == 0.5
+    assert Assignment(np.array([[0.2, 0.8], [0.8, 0.2]], np.float32), 20).paired_share() == 0.0
