@@ -129,13 +129,11 @@ class _Remembering:
 
 def _matcher(scan: Scan, cell: Cell, folder: Path) -> Any:
     import onnx
-    import torch
 
     from efficient_matcher.core.backend import open_model
     from efficient_matcher.learn.extractor_graph import extractor_model
     from efficient_matcher.learn.matcher_graph import matcher_model
     from efficient_matcher.learn.single_layer import coarser
-    torch.set_num_threads(1)
     networks = {name: _network(name, getattr(scan, name)) for name in NETWORKS}
     if cell.network != DENSE:
         networks[cell.network] = coarser(networks[cell.network], cell.layer, cell.method, cell.level)

@@ -100,7 +100,7 @@ def test_layers_have_bits_of_their_own_and_biases_are_halves() -> None:
     cluster(glue, Codebooks(3, {"gnn.layers.*.mlp.*": 5, "gnn.layers.1.mlp.0": 2}))
     assert distinct(glue.gnn.layers[0].mlp[0].weight) == 32 and distinct(glue.gnn.layers[1].mlp[0].weight) == 4
     assert distinct(glue.final_proj.weight) == 8
-    assert float(glue.gnn.layers[0].mlp[0].bias[0]) == float(np.float16(0.1))
+    assert glue.gnn.layers[0].mlp[0].bias[0].item() == float(np.float16(0.1))
 
 
 def test_unknown_layer_is_named() -> None:
@@ -146,3 +146,12 @@ def test_clusters_learn_as_one_and_zeros_stay() -> None:
     other = network(0.6)
     shared.hold(other)
     assert distinct(other.final_proj.weight) <= 4
+
+
+def test_recipes_that_ship_are_of_their_kind() -> None:
+    from efficient_matcher.evaluate.compression import Rows
+    from efficient_matcher.learn.finetune import JointFinetuning
+    from efficient_matcher.learn.recipe import find_recipe
+    assert read_recipe(find_recipe("kmeans-4bit"), CodebookRecipe).superglue.bits == 4
+    assert read_recipe(find_recipe("finetune-centroids"), JointFinetuning).keep_codebooks
+    assert len(read_recipe(find_recipe("report-compression"), Rows).rows) == 8
