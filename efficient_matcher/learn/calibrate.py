@@ -19,8 +19,8 @@ BINS = 2048
 LEVELS = 256  # of 8 bits
 SAMPLES = 200_000  # values of a tensor and image that enter its histogram; the extremes are of all
 METHODS = ("min-max", "percentile", "entropy", "mse")
-CLIPPINGS = np.linspace(0.15, 1.0, 86)  # shares of the extremes that entropy and mse try
-MOVERS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "MaxPool")
+CLIPPINGS = np.linspace(0.15, 1.0, 86)  # shares of the larger extreme that entropy and mse try as a bound
+MOVERS = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "MaxPool", "Resize")
 Range = tuple[float, float]  # always holds zero
 Run = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
@@ -89,7 +89,8 @@ def chosen_range(histogram: Histogram, method: str, percentile: float = 99.99) -
     if method == "percentile":
         return _percentile_range(histogram, percentile)
     cost = {"entropy": _divergence, "mse": _squared_error}[method]
-    ranges = [(share * histogram.low, share * histogram.high) for share in CLIPPINGS]
+    most = CLIPPINGS * max(-histogram.low, histogram.high)
+    ranges = [(max(histogram.low, -bound), min(histogram.high, bound)) for bound in most.tolist()]
     return ranges[int(np.argmin([cost(histogram, *candidate) for candidate in ranges]))]
 
 

@@ -58,18 +58,23 @@ def write_bundle(folder: Path | str, superpoint: SuperPoint, superglue: SuperGlu
     dims = superpoint.config.descriptor_dim, superglue.config.descriptor_dim
     if dims[0] != dims[1]:
         raise ExportError(f"SuperPoint describes in {dims[0]} dimensions, SuperGlue reads {dims[1]}")
-    if folder.exists() and not (folder / CARD_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder}: exists and is not a bundle; choose another folder")
+    check_free(folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         written = _fill(partial, superpoint.eval(), superglue.eval(), card)
-        _replace(folder, partial)
+        replace_bundle(folder, partial)
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return written
+
+
+def check_free(folder: Path) -> None:
+    """Raise ExportError when there is something at `folder` that is neither a bundle nor empty."""
+    if folder.exists() and not (folder / CARD_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder}: exists and is not a bundle; choose another folder")
 
 
 def extractor_parity(
@@ -155,7 +160,8 @@ def _description(architecture: str, network: SuperPoint | SuperGlue) -> dict[str
     return {"architecture": architecture, **network.config.to_dict(), "parameters": parameters, "precision": "float32"}
 
 
-def _replace(folder: Path, new: Path) -> None:
+def replace_bundle(folder: Path, new: Path) -> None:
+    """Put the folder `new` at `folder`, whose old content goes only when that has worked. Raises OSError."""
     old = new.with_suffix(".old")
     if folder.exists():
         folder.rename(old)

@@ -68,8 +68,8 @@ def _runs(graph: Graph, length: int) -> str:
     """The image [1,length,H,W/length], runs of a row as channels."""
     x = graph.add("Squeeze", "image/rows", "image", graph.shape(1))
     x = graph.add("Reshape", "image/runs", x, graph.shape(0, 0, -1, length))
-    x = graph.add("Cast", "image/float", x, to=FLOAT)
-    return graph.add("Transpose", "image/channels", x, perm=[0, 3, 1, 2])
+    x = graph.add("Transpose", "image/channels", x, perm=[0, 3, 1, 2])
+    return graph.add("Cast", "image/float", x, to=FLOAT)
 
 
 def _regrouped(graph: Graph, name: str, x: str, channels: int) -> str:

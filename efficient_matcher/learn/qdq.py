@@ -66,7 +66,7 @@ def eight_bit_nodes(model: onnx.ModelProto, layers: Collection[str]) -> set[str]
 
     def belongs(node: onnx.NodeProto) -> bool:
         inside = fixed | set(candidates)
-        sources = [made.get(name) for name in node.input if name not in constants]
+        sources = [made.get(name) for name in node.input if name and name not in constants]
         return (all(source is not None and (source.name in inside or source.op_type == "Cast") for source in sources)
                 and all(readers.get(name) and inside.issuperset(readers[name]) for name in node.output))
 

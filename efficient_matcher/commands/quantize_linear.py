@@ -1,0 +1,178 @@
+"""`quantize --method linear`: 8-bit convolutions for integer kernels, or weights alone in 16 or 4 bits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.commands.common import print_table
+from efficient_matcher.errors import ConfigError, MatcherError
+from efficient_matcher.files import write_bytes_atomic, write_json
+
+BITS = (4, 8, 16)
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """superpoint, superglue: weight files. images: folder to calibrate on, needed for 8 bits. out: folder of the bundle.
+
+    bits: the recipe's if not given. recipe: file or name of one that ships. picture: PNG of histograms and ranges.
+    name, licence: as for export.
+    """
+
+    superpoint: Path
+    superglue: Path
+    out: Path
+    images: Path | None = None
+    bits: int | None = None
+    recipe: str | None = None
+    picture: Path | None = None
+    name: str | None = None
+    licence: str | None = None
+    json: Path | None = None
+
+
+def run(options: LinearOptions) -> dict[str, Any]:
+    """Quantize, write the bundle; returns what --json writes. Raises MatcherError. A run that was stopped goes on."""
+    from efficient_matcher.commands.export import ExportOptions, card_fields
+    from efficient_matcher.learn.export import check_free, replace_bundle, write_bundle
+    from efficient_matcher.learn.weights import load_superglue, load_superpoint
+    recipe = _recipe(options)
+    check_free(options.out)
+    superpoint, superglue = load_superpoint(options.superpoint), load_superglue(options.superglue)
+    fields = card_fields(ExportOptions(options.superpoint, options.superglue, options.out, options.name,
+                                       options.licence))
+    images = _images(options, fields.input_size, recipe.images) if recipe.bits == 8 else []
+    with _beside(options.out) as partial:
+        write_bundle(partial, superpoint, superglue, fields)
+        if recipe.bits == 8:
+            report = _eight_bits(options, recipe, superpoint, images, partial)
+        else:
+            report = _stored_weights(partial, recipe.bits)
+        report = {"bundle": str(options.out), "recipe": asdict(recipe), **report, **_sizes(partial)}
+        _tell_card(partial, report)
+        replace_bundle(options.out, partial)
+    _notes_file(options.out).unlink(missing_ok=True)
+    if options.json is not None:
+        write_json(options.json, report)
+    _print(report)
+    return report
+
+
+def _recipe(options: LinearOptions) -> Any:
+    from efficient_matcher.learn.quantize import LinearRecipe
+    from efficient_matcher.learn.recipe import find_recipe, read_recipe
+    recipe = LinearRecipe() if options.recipe is None else read_recipe(find_recipe(options.recipe), LinearRecipe)
+    if options.bits is not None and options.bits not in BITS:
+        raise ConfigError(f"--bits must be one of {', '.join(map(str, BITS))} for --method linear, got {options.bits}")
+    return recipe if options.bits is None else replace(recipe, bits=options.bits)
+
+
+def _images(options: LinearOptions, size: tuple[int, int], count: int) -> list[NDArray[np.uint8]]:
+    """As core would give them to the network, spread evenly over the folder."""
+    from efficient_matcher.config import InputConfig
+    from efficient_matcher.core.image import to_frame
+    from efficient_matcher.sources.images import list_images, read_image
+    if options.images is None:
+        raise MatcherError("8 bits need --images, a folder of photographs to calibrate on")
+    paths = list_images(options.images)
+    spread = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
+    config = replace(InputConfig(), width=size[0], height=size[1])
+    return [to_frame(read_image(paths[index]), config).image for index in spread]
+
+
+def _eight_bits(options: LinearOptions, recipe: Any, superpoint: Any, images: list[NDArray[np.uint8]],
+                folder: Path) -> dict[str, Any]:
+    import onnx
+
+    from efficient_matcher.core.bundle import EXTRACTOR_NAME
+    from efficient_matcher.learn.export import extractor_parity
+    from efficient_matcher.learn.extractor_graph import extractor_model
+    from efficient_matcher.learn.extractor_phases import phased_extractor_model
+    from efficient_matcher.learn.quantize import quantize
+    from efficient_matcher.learn.range_picture import range_picture
+    model = (phased_extractor_model if recipe.layout == "phases" else extractor_model)(superpoint)
+    extractor_parity(model, superpoint)
+    with _progress() as on_step:
+        result = quantize(model, images, recipe, _notes_file(options.out), on_step)
+    onnx.save(result.model, str(folder / EXTRACTOR_NAME))
+    if options.picture is not None:
+        write_bytes_atomic(options.picture, range_picture(model, result.histograms, result.ranges))
+    damages = {name: {key: asdict(value) for key, value in getattr(result, name).items()} for name in ("methods", "alone")}
+    return {"bits": 8, "calibration": result.calibration, "wider": result.wider, "damage": asdict(result.damage),
+            "images": len(images), "ranges": result.ranges, **damages}
+
+
+def _stored_weights(folder: Path, bits: int) -> dict[str, Any]:
+    import onnx
+
+    from efficient_matcher.learn.qdq import four_bit_weights, half_weights
+    for path in sorted(folder.glob("*.onnx")):
+        onnx.save((half_weights if bits == 16 else four_bit_weights)(onnx.load(str(path))), str(path))
+    return {"bits": bits}
+
+
+def _tell_card(folder: Path, report: dict[str, Any]) -> None:
+    from efficient_matcher.core.bundle import EXTRACTOR_NAME, file_sha256, read_card, write_card
+    from efficient_matcher.files import plain
+    card = read_card(folder)
+    bits = report["bits"]
+    extractor = "int8" if bits == 8 else f"float32, weights stored in {bits} bits"
+    told = {key: report[key] for key in ("bits", "calibration", "wider", "damage", "images") if key in report}
+    kept = {} if bits == 4 else card.measured
+    write_card(folder, replace(
+        card, extractor={**card.extractor, "precision": extractor},
+        matcher=card.matcher if bits == 8 else {**card.matcher, "precision": extractor},
+        measured=plain({**kept, "quantization": told}),
+        files={**{name: file_sha256(folder / name) for name in card.files}, EXTRACTOR_NAME: file_sha256(
+            folder / EXTRACTOR_NAME)}))
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    return {"bytes": {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}}
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder to fill that never is the bundle's until it is whole."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.quantizing")
+    try:
+        yield partial
+    except OSError as error:
+        raise MatcherError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _notes_file(out: Path) -> Path:
+    return out.with_name(f".{out.name}.quantize.json")
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("quantize: {task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("")
+        yield lambda what: progress.update(task, description=what)
+
+
+def _print(report: dict[str, Any]) -> None:
+    rows = [("bits", str(report["bits"])), *((name, f"{size / 2**20:.3f} MiB") for name, size in report["bytes"].items())]
+    if report["bits"] == 8:
+        damage = report["damage"]
+        rows += [("calibration", report["calibration"]), ("left in float", ", ".join(report["wider"]) or "none"),
+                 ("keypoints move by", f"{damage['shift_px']:.3f} px (median)"),
+                 ("keypoints lost", f"{100 * damage['lost']:.1f} %"),
+                 ("descriptors turn by", f"{damage['descriptor']:.4f} (1 - cosine)")]
+    print_table(report["bundle"], rows)

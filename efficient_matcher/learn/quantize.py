@@ -1,0 +1,218 @@
+"""An extractor in 8 bits: ranges from real images, and layers left wider where a measurement asks for it.
+
+Everything is judged by what reaches the user, through core's own decoding: how far keypoints move against the float
+network, how many are lost, how far descriptors turn. Measurements are kept in a file as they are made, so that a run
+that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from efficient_matcher.config import ExtractConfig
+from efficient_matcher.core.backend import Backend, open_model
+from efficient_matcher.core.features import detect, sample_descriptors
+from efficient_matcher.errors import MatcherError, RecipeError
+from efficient_matcher.files import write_json
+from efficient_matcher.learn.calibrate import (METHODS, Histogram, Range, chosen_range, histograms, observed_tensors,
+                                               with_outputs)
+from efficient_matcher.learn.qdq import layers_of, quantized
+from efficient_matcher.learn.recipe import setting
+
+FOUND_PX = 3.0  # a keypoint further from all others is lost
+Maps = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the 8-bit extractor may do to the float one's answers, on average over the judged images."""
+
+    shift_px: float = setting(0.05, minimum=0.0)  # median move of a keypoint
+    lost: float = setting(0.06, minimum=0.0, maximum=1.0)  # share without a keypoint within FOUND_PX
+    descriptor: float = setting(0.01, minimum=0.0)  # 1 - cosine
+
+
+@dataclass(frozen=True)
+class LinearRecipe:
+    """`quantize --method linear`. Of 4 and 16 bits, only `bits` counts: they are about stored weights alone.
+
+    images: of the folder, evenly spread, half to calibrate and half to judge. calibration: `best` measures all.
+    layout: `phases` for onnxruntime's 8-bit kernels, `plain` for OpenVINO's. wider: layers that stay float anyway.
+    """
+
+    bits: int = setting(8, choices=(4, 8, 16))
+    images: int = setting(16, minimum=2)
+    calibration: Literal["best", "min-max", "percentile", "entropy", "mse"] = "best"
+    percentile: float = setting(99.99, minimum=50, below=100)
+    layout: Literal["phases", "plain"] = "phases"
+    limits: Limits = field(default_factory=Limits)
+    wider: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """How far answers are from the float network's: see Limits."""
+
+    shift_px: float
+    lost: float
+    descriptor: float
+
+    def over(self, limits: Limits) -> float:
+        """The largest of the three, as a multiple of its limit."""
+        pairs = zip(asdict(self).values(), asdict(limits).values())
+        return max((value / limit if limit else np.inf if value else 0.0) for value, limit in pairs)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The graph, and how it came about. alone: damage of each layer quantized by itself; empty if none had to be
+    measured. methods: damage of all layers together, by calibration."""
+
+    model: onnx.ModelProto
+    calibration: str
+    wider: tuple[str, ...]
+    damage: Damage
+    ranges: dict[str, Range]
+    histograms: dict[str, Histogram]
+    methods: dict[str, Damage]
+    alone: dict[str, Damage]
+
+
+class Judge:
+    """Holds graphs against the float one on images [H,W] uint8, through core."""
+
+    def __init__(self, model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]]) -> None:
+        self._images = images
+        self._config = ExtractConfig()
+        backend = opened(model)
+        self._wanted = [self._answer(backend, image) for image in images]
+
+    def damage(self, model: onnx.ModelProto) -> Damage:
+        """Averages over the images."""
+        backend = opened(model)
+        found = [_difference(wanted, self._answer(backend, image)) for wanted, image in zip(self._wanted, self._images)]
+        return Damage(*(float(value) for value in np.mean(found, axis=0)))
+
+    def _answer(self, backend: Backend, image: NDArray[np.uint8]) -> Maps:
+        outputs = backend.run({"image": image[None, None]})
+        return {"points": detect(outputs["scores"][0], self._config)[0], "coarse": outputs["descriptors"][0].copy()}
+
+
+def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe: LinearRecipe, notes: Path | None = None,
+             on_step: Callable[[str], None] = lambda what: None) -> Quantized:
+    """Calibrate on every second image [H,W] and judge on the others; the float `model` reads `image`.
+
+    notes: file of measurements, gone on from and written as they are made. on_step: called before each step of work.
+    Raises RecipeError for unknown layers, MatcherError when the images are too few or empty.
+    """
+    layers = _eligible(model, recipe)
+    images = _with_content(images)
+    on_step("calibrating")
+    seen = _histograms(model, images[::2])
+    measured = _Measured(Judge(model, images[1::2]), notes, [_digest(model.SerializeToString()), asdict(recipe),
+                                                             [_digest(image.tobytes()) for image in images]])
+
+    def graph(method: str, chosen: Sequence[str]) -> onnx.ModelProto:
+        return quantized(model, _ranges(seen, method, recipe), chosen)
+
+    def damage(method: str, chosen: Sequence[str]) -> Damage:
+        on_step(f"{method}, {len(chosen)} layers")
+        return measured(f"{method}: {' '.join(chosen)}", lambda: graph(method, chosen))
+
+    tried = METHODS if recipe.calibration == "best" else (recipe.calibration,)
+    methods = {method: damage(method, layers) for method in tried}
+    method = min(methods, key=lambda name: methods[name].over(recipe.limits))
+    alone: dict[str, Damage] = {}
+    chosen, total = list(layers), methods[method]
+    if total.over(recipe.limits) > 1:
+        alone = {layer: damage(method, [layer]) for layer in layers}
+    while chosen and total.over(recipe.limits) > 1:
+        chosen.remove(max(chosen, key=lambda layer: alone[layer].over(recipe.limits)))
+        total = damage(method, chosen)
+    wider = tuple(layer for layer in layers_of(model) if layer not in chosen)
+    return Quantized(graph(method, chosen), method, wider, total, _ranges(seen, method, recipe), seen, methods, alone)
+
+
+def opened(model: onnx.ModelProto) -> Backend:
+    """The graph in core's onnxruntime backend."""
+    with tempfile.TemporaryDirectory(prefix="efficient-matcher-") as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, str(path))
+        return open_model(path, kind="onnxruntime")
+
+
+class _Measured:
+    """Damages by what was measured, kept in a file that belongs to one model, recipe and set of images."""
+
+    def __init__(self, judge: Judge, path: Path | None, subject: Any) -> None:
+        self._judge, self._path = judge, path
+        self._subject = _digest(json.dumps(subject).encode())
+        self._known: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                self._known = content["measured"] if content["subject"] == self._subject else {}
+            except (ValueError, KeyError, TypeError, OSError):
+                self._known = {}  # damaged: measured again
+
+    def __call__(self, what: str, model: Callable[[], onnx.ModelProto]) -> Damage:
+        if what not in self._known:
+            self._known[what] = asdict(self._judge.damage(model()))
+            if self._path is not None:
+                write_json(self._path, {"subject": self._subject, "measured": self._known})
+        return Damage(**self._known[what])
+
+
+def _eligible(model: onnx.ModelProto, recipe: LinearRecipe) -> list[str]:
+    known = layers_of(model)
+    for name in recipe.wider:
+        if name not in known:
+            raise RecipeError(f"wider: unknown layer '{name}' (known: {', '.join(known)})")
+    return [name for name in known if name not in recipe.wider]
+
+
+def _with_content(images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    kept = [image for image in images if image.max() > image.min()]
+    if not kept:
+        raise MatcherError("calibration: every image is of one brightness all over; nothing can be learned from them")
+    if len(kept) < 2:
+        raise MatcherError("calibration: needs at least two images with content, to calibrate and to judge")
+    return kept
+
+
+def _histograms(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]]) -> dict[str, Histogram]:
+    names = observed_tensors(model)
+    backend = opened(with_outputs(model, names))
+    return histograms(backend.run, [{"image": image[None, None]} for image in images], names)
+
+
+def _ranges(seen: dict[str, Histogram], method: str, recipe: LinearRecipe) -> dict[str, Range]:
+    ranges = {name: chosen_range(histogram, method, recipe.percentile) for name, histogram in seen.items()}
+    # Bytes are exact as they are.
+    return {**ranges, **{name: (0.0, 255.0) for name in ranges if name == "image/float"}}
+
+
+def _difference(wanted: Maps, found: Maps) -> tuple[float, float, float]:
+    if not len(wanted["points"]):
+        return 0.0, 0.0, 0.0
+    if not len(found["points"]):
+        return FOUND_PX, 1.0, 1.0
+    nearest = np.linalg.norm(wanted["points"][:, None] - found["points"][None], axis=2).min(axis=1)
+    kept = nearest <= FOUND_PX
+    pair = [sample_descriptors(maps["coarse"], wanted["points"]) for maps in (wanted, found)]
+    turn = 1 - np.einsum("nd,nd->n", *pair)
+    return (float(np.median(nearest[kept])) if kept.any() else FOUND_PX), float(1 - kept.mean()), float(turn.mean())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
