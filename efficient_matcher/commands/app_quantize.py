@@ -14,9 +14,9 @@ from efficient_matcher.commands.options import ConfigOption, JsonOption, SetOpti
 
 report = typer.Typer(no_args_is_help=True, help="Pages made of measurements.")
 
-SuperPointOption = Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help="safetensors or official .pth.")]
+SuperPointOption = Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help="safetensors, official .pth.")]
 SuperGlueOption = Annotated[Path, typer.Option("--superglue", metavar="WEIGHTS", help="safetensors or official .pth.")]
-BundleOutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle's folder; one there is replaced.")]
+BundleOutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder; a bundle there is replaced.")]
 BundleArgument = Annotated[str, typer.Argument(metavar="NAME|PATH", help="Model bundle.")]
 ImagesOption = Annotated[Optional[Path], typer.Option(
     "--images", metavar="DIR", help="Folder of the pairs' images. [dim]default: images beside the list[/dim]")]
@@ -44,11 +44,13 @@ def quantize(
     bits: Annotated[Optional[int], typer.Option("--bits", help="Of every layer, 2 to 8. [dim]default: 4[/dim]")] = None,
     layer: Annotated[Optional[List[str]], typer.Option(
         "--layer", metavar="NAME=BITS", help="Bits of one layer; may be repeated.")] = None,
-    recipe: Annotated[Optional[str], typer.Option("--recipe", metavar="NAME|YAML", help="Bits by network, layer.")] = None,
+    recipe: Annotated[Optional[str], typer.Option(
+        "--recipe", metavar="NAME|YAML", help="Bits by network and layer.")] = None,
     weights: Annotated[Optional[Path], typer.Option(
         "--weights", metavar="DIR", help="Keep the coarser weights there, to finetune their values.")] = None,
     name: Annotated[Optional[str], typer.Option("--name", help="Of the bundle; the folder's if not given.")] = None,
-    licence: Annotated[Optional[str], typer.Option("--licence", metavar="TEXT", help="Where the files do not say it.")] = None,
+    licence: Annotated[Optional[str], typer.Option(
+        "--licence", metavar="TEXT", help="Of the weights, where their files do not say it.")] = None,
     json: JsonOption = None,
 ) -> None:
     """Store the weights of both networks in few bits; writes a bundle that runs as any other."""
@@ -70,7 +72,7 @@ def unpack(bundle: BundleArgument, out: BundleOutOption, json: JsonOption = None
 
 
 def sensitivity(
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="List of file names and homographies (see make-pairs).")],
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Names and homographies (see make-pairs).")],
     superpoint: SuperPointOption,
     superglue: SuperGlueOption,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Cells and plots; an existing scan goes on.")],
@@ -95,8 +97,8 @@ def sensitivity(
     from efficient_matcher.commands import sensitivity as command
     variants = ("clean", "hard") if variant is Variant.both else (variant.value,)
     command.run(command.SensitivityOptions(
-        superpoint, superglue, pairs, out, method.value, tuple(level or ()), tuple(layer or ()), images, limit, variants,
-        settings_of(config, set_), processes, scheduler, json))
+        superpoint, superglue, pairs, out, method.value, tuple(level or ()), tuple(layer or ()), images, limit,
+        variants, settings_of(config, set_), processes, scheduler, json))
 
 
 @report.command()

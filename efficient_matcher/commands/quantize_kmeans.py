@@ -108,8 +108,8 @@ def _bundle(options: KMeansOptions, networks: dict[str, Any], method: dict[str, 
     from efficient_matcher.learn.export import write_bundle
     from efficient_matcher.learn.pack import pack_bundle, stored_bytes
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
-    given = sum(parameter.numel() for network in (load_superpoint(options.superpoint), load_superglue(options.superglue))
-                for parameter in network.parameters())
+    dense = load_superpoint(options.superpoint), load_superglue(options.superglue)
+    given = sum(parameter.numel() for network in dense for parameter in network.parameters())
     fields = card_fields(ExportOptions(options.superpoint, options.superglue, options.out, options.name,
                                        options.licence))
     if options.out.exists() and options.out.is_file():

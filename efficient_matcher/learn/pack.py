@@ -84,7 +84,7 @@ def _xz(content: bytes) -> bytes:
 
 
 def pack_bundle(source: Path | str, out: Path | str, told: Callable[[ModelCard], ModelCard] | None = None) -> ModelCard:
-    """Write a bundle with its model files compressed, in one step; a bundle at `out`, which may be `source`, is replaced.
+    """Write a bundle with its model files compressed, in one step; a bundle at `out`, even `source`, is replaced.
 
     told: what to say in the card beside the new hashes. Returns the new card. Raises MatcherError.
     """

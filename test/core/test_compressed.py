@@ -27,7 +27,8 @@ SPARSE[3:3000] = 0  # a gap of more than 255
 ODD = np.array([0.0, -0.0, np.inf, np.nan, 1e-45] * 40, np.float32)
 TENSORS = {
     "normal": RNG.normal(size=(30, 40)).astype(np.float32), "codes": CODES[RNG.integers(0, 16, (60, 50))],
-    "four_codes": CODES[RNG.integers(0, 4, 1003)], "many_codes": RNG.normal(size=700).astype(np.float32)[RNG.integers(0, 700, 4000)], "sparse": SPARSE,
+    "four_codes": CODES[RNG.integers(0, 4, 1003)], "sparse": SPARSE,
+    "many_codes": RNG.normal(size=700).astype(np.float32)[RNG.integers(0, 700, 4000)],
     "sparse_codes": np.where(SPARSE == 0, 0, CODES[RNG.integers(0, 16, 9000)]).astype(np.float32), "odd": ODD,
     "half": RNG.normal(size=500).astype(np.float16).astype(np.float32), "zeros": np.zeros((40, 40), np.float32),
     "int8": RNG.integers(-128, 128, (20, 30)).astype(np.int8), "small": np.arange(5, dtype=np.int64),

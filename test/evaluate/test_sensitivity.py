@@ -61,8 +61,8 @@ def test_a_scan_is_complete_and_goes_on_where_it_was(
 def test_a_dask_cluster_of_two_workers_gives_the_same(folder: Path, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     here = run(options(folder, tmp_path / "here"))
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        there = run(options(folder, tmp_path / "there", scheduler=cluster.scheduler_address))
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as both:
+        there = run(options(folder, tmp_path / "there", scheduler=both.scheduler_address))
     assert there["results"] == here["results"]
 
 
@@ -75,7 +75,8 @@ def test_cells_of_other_weights_are_not_mixed(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(("changes", "message"), [
     ({"levels": (1.0,)}, r"^ratio 1 is outside \[0,1\)$"), ({"levels": (-0.1,)}, "^ratio -0.1 is outside"),
     ({"method": "kmeans", "levels": (9,)}, "^9 bits; kmeans takes whole numbers from 2 to 8$"),
-    ({"method": "linear", "levels": (2.5,)}, "^2.5 bits"), ({"layers": ("conv9",)}, r"^unknown layer 'conv9' \(known: conv1a"),
+    ({"method": "linear", "levels": (2.5,)}, "^2.5 bits"),
+    ({"layers": ("conv9",)}, r"^unknown layer 'conv9' \(known: conv1a"),
     ({"method": "magic"}, "^unknown method 'magic', known: magnitude, kmeans, linear$"),
     ({"scheduler": "tcp://127.0.0.1:9"}, "^tcp://127.0.0.1:9: no Dask scheduler answers")])
 def test_bad_input_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -34,7 +34,8 @@ def distinct(tensor: torch.Tensor) -> int:
 
 def test_centroids_of_known_groups() -> None:
     rng = np.random.default_rng(0)
-    values = np.concatenate([centre + 0.01 * rng.normal(size=count) for centre, count in ((-1, 300), (0.2, 200), (3, 280))])
+    groups = ((-1, 300), (0.2, 200), (3, 280))
+    values = np.concatenate([centre + 0.01 * rng.normal(size=count) for centre, count in groups])
     np.testing.assert_allclose(centroids(values, 3), [-1, 0.2, 3], atol=0.01)
     np.testing.assert_allclose(centroids(values, 3, "linear"), [-1, 0.2, 3], atol=0.01)
 

@@ -64,7 +64,8 @@ def test_superglue_computes_the_same_without_norms_and_merge(config: SuperGlueCo
 def test_the_graph_holds_the_folded_weights_themselves(config: SuperGlueConfig) -> None:
     network = folded(moved(SuperGlue(config)))
     found = constants(matcher_model(network))
-    np.testing.assert_array_equal(found["gnn.1.hidden.weight"], network.gnn.layers[1].mlp[0].weight[:, :, 0].detach().t())
+    hidden = network.gnn.layers[1].mlp[0].weight[:, :, 0].detach()
+    np.testing.assert_array_equal(found["gnn.1.hidden.weight"], hidden.t())
     with torch.no_grad():  # three values, and a factor: three values in the graph
         query = network.gnn.layers[0].attn.proj[0].weight
         query.copy_(torch.tensor([-0.1, 0.0, 0.7])[torch.randint(3, query.shape)])
