@@ -11,6 +11,7 @@ blurred and sampled for it, so that both show the same detail.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 
 import cv2
 import numpy as np
@@ -74,17 +75,29 @@ class _Template:
         return _Template(*(getattr(self, field.name)[kept] for field in fields(self)))
 
 
+def blurred(image0: NDArray[np.uint8], image1: NDArray[np.uint8],
+            motions: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Both images [H,W] with the detail that the coarser one can show, by the median zoom of motions [K,2,2], K > 0."""
+    zoom = float(np.median(np.sqrt(np.abs(np.linalg.det(motions)))))
+    return _blurred(image0, max(1, 1 / zoom)), _blurred(image1, max(1, zoom))
+
+
+def _blurred(image: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
+    sigma = BLUR_SIGMA * ratio
+    side = 2 * int(np.ceil(1.7 * sigma)) + 1  # what is cut off is little, and every tap costs
+    return cv2.GaussianBlur(image, (side, side), sigma)
+
+
 def align(image0: NDArray[np.uint8], image1: NDArray[np.uint8], points0: Floats, points1: Floats, motions: Floats,
           prior_px: float) -> Alignment:
     """Align patches about points0 of image0 and points1 of image1, [K,2] px, under motions [K,2,2].
 
-    motions: image 0 px to image 1 px, invertible. prior_px: standard deviation of the given places, patch units.
+    image0, image1: from `blurred`. motions: image 0 px to image 1 px, invertible. prior_px: standard deviation of the
+    given places, patch units.
     """
     zoom = np.sqrt(np.abs(np.linalg.det(motions))).astype(np.float32)
     steps0 = np.maximum(1, 1 / zoom)[:, None, None] * np.eye(2, dtype=np.float32)
     steps1 = motions @ steps0
-    ratio = float(np.median(zoom)) if len(zoom) else 1.0
-    image0, image1 = _blurred(image0, max(1, 1 / ratio)), _blurred(image1, max(1, ratio))
     template = _templates(image0, points0, steps0, _weights(image0, image1, points0, points1, steps0, steps1))
     moved, before, after = _iterate(template, image1, points1, steps1, prior_px)
     noise0, noise = _noise(before), _noise(after)
@@ -93,12 +106,7 @@ def align(image0: NDArray[np.uint8], image1: NDArray[np.uint8], points0: Floats,
                      _smaller_eigenvalue(template.normal) * template.samples / noise, template.samples > 0)
 
 
-def _blurred(image: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
-    sigma = BLUR_SIGMA * ratio
-    side = 2 * int(np.ceil(2.2 * sigma)) + 1
-    return cv2.GaussianBlur(image, (side, side), sigma)
-
-
+@cache
 def _grid(side: int) -> Floats:
     """Places of the samples of a patch, [2,side^2] patch units."""
     along = (np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)) * np.float32(SPACING)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 NEIGHBOURS = 10
 ROUNDS = 5  # of reweighting
@@ -28,25 +29,29 @@ def project(points: Array, H: Array) -> tuple[Array, Array]:
     return places, (H[None, :2, :2] - places[:, :, None] * H[None, 2:, :2]) / depth[:, :, None]
 
 
-def local_motions(points0: Array, points1: Array, H: Array | None, tolerance_px: float) -> tuple[Array, NDArray[np.bool_]]:
-    """Motions [K,2,2] around matches, and which of them are known [K].
+def local_motions(points0: Array, points1: Array, H: Array | None, tolerance_px: float) -> tuple[Array, Bools]:
+    """Motions [K,2,2] around matches, and which of them are known [K], by H where that holds, else by the neighbours.
 
-    A match agrees with H, image 0 to image 1 or None, when it is off by at most `tolerance_px`, in pixels of the
-    coarser image.
+    H: [3,3], image 0 to image 1, or None. tolerance_px: as in `homography_motions`.
     """
-    motions, known = np.tile(np.eye(2), (len(points0), 1, 1)), np.zeros(len(points0), bool)
-    if H is not None:
-        places, slopes = project(points0, H)
-        apart = np.linalg.norm(places - points1, axis=1)
-        known = _usable(slopes) & (apart <= tolerance_px * np.maximum(1, zoom(slopes)))
-        motions[known] = slopes[known]
+    motions, known = homography_motions(points0, points1, H, tolerance_px)
     rest = np.flatnonzero(~known)
     if len(rest):
         motions[rest], known[rest] = neighbour_motions(points0, points1, rest)
     return motions, known
 
 
-def neighbour_motions(points0: Array, points1: Array, which: NDArray[np.intp]) -> tuple[Array, NDArray[np.bool_]]:
+def homography_motions(points0: Array, points1: Array, H: Array | None, tolerance_px: float) -> tuple[Array, Bools]:
+    """Motions [K,2,2] by H, and the matches [K] that agree with it: off by at most so many pixels of the coarser image."""
+    if H is None:
+        return np.tile(np.eye(2), (len(points0), 1, 1)), np.zeros(len(points0), bool)
+    places, slopes = project(points0, H)
+    apart = ((places - points1) ** 2).sum(1)
+    known = _usable(slopes) & (apart <= (tolerance_px * np.maximum(1, zoom(slopes))) ** 2)
+    return np.where(known[:, None, None], slopes, np.eye(2)), known
+
+
+def neighbour_motions(points0: Array, points1: Array, which: NDArray[np.intp]) -> tuple[Array, Bools]:
     """Motions [R,2,2] around the matches `which` [R] by their nearest neighbours, and where these agree [R].
 
     A robust affine fit: wrong matches among the neighbours lose their weight, and a match that its neighbours
@@ -84,7 +89,7 @@ def _weighted_affine(design: Array, target: Array, weights: Array) -> Array:
     return np.linalg.solve(normal, weighted @ target)
 
 
-def _usable(motions: Array) -> NDArray[np.bool_]:
+def _usable(motions: Array) -> Bools:
     """Whether patches can be compared under such a motion: no mirror, no extreme zoom or stretch."""
     finite = np.isfinite(motions).all((1, 2))
     a, b, c, d = np.where(finite[:, None, None], motions, 0.0).reshape(-1, 4).T

@@ -17,7 +17,7 @@ from efficient_matcher.core.features import Extractor
 from efficient_matcher.core.geometry import fit_homography, rough_homography, warp_points
 from efficient_matcher.core.image import network_side, to_frame
 from efficient_matcher.core.matches import FeatureMatcher
-from efficient_matcher.core.refine import View, guided_matches, refine_matches
+from efficient_matcher.core.refine import Refiner, View
 from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
 from efficient_matcher.errors import ConfigError
@@ -152,14 +152,15 @@ class Matcher:
 
 def _refined(view: View, matches: Matches, config: Config) -> Matches:
     """Matches at sub-pixel agreement and, where a homography holds, those the networks missed."""
+    refiner = Refiner(view, config.refine)
     H = _rough(view, matches, config)
-    matches = refine_matches(view, matches, H, config.refine)
+    matches = refiner.refine(matches, H)
     if H is None or not config.refine.guided:
         return matches
     H = _rough(view, matches, config)
     if H is None or not _is_supported(H, view, matches, config):
         return matches
-    return guided_matches(view, matches, H, config.refine, config.match.score_threshold)
+    return refiner.guide(matches, H, config.match.score_threshold)
 
 
 def _rough(view: View, matches: Matches, config: Config) -> NDArray[np.float64] | None:

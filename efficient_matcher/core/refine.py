@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import RefineConfig
-from efficient_matcher.core.align import Alignment, align
-from efficient_matcher.core.motion import local_motions, project, zoom
+from efficient_matcher.core.align import Alignment, align, blurred
+from efficient_matcher.core.motion import homography_motions, local_motions, project, zoom
 from efficient_matcher.records import Features, Frame, Matches
 
 Array = NDArray[np.float64]
@@ -51,49 +51,57 @@ class View:
         return None if H_0to1 is None else np.linalg.inv(_lift(self.frame1)) @ H_0to1 @ _lift(self.frame0)
 
 
-def refine_matches(view: View, matches: Matches, H_0to1: Array | None, config: RefineConfig) -> Matches:
-    """The matches with points0 and points1 [K,2] px set; H_0to1: a first robust homography, input px, if there is one.
+class Refiner:
+    """Refines the matches of one pair; both images are blurred once, for the zoom of the first matches it sees."""
 
-    Indices, scores and their order stay. No matches, flat images or points at the border are normal input.
-    """
-    points0, points1 = view.points(matches)
-    motions, known = local_motions(points0, points1, view.in_frames(H_0to1), AGREEING_PX)
-    moved, _ = _moved(view, points0, points1, motions, known, config)
-    return _at(view, matches, moved)
+    def __init__(self, view: View, config: RefineConfig) -> None:
+        self._view, self._config = view, config
+        self._images: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
+    def refine(self, matches: Matches, H_0to1: Array | None) -> Matches:
+        """The matches with points0 and points1 [K,2] px set; H_0to1: a first robust homography, input px, or None.
 
-def guided_matches(view: View, matches: Matches, H_0to1: Array, config: RefineConfig, score: float) -> Matches:
-    """The matches, then those of the keypoints left over that H_0to1 and both images confirm, refined alike.
+        Indices, scores and their order stay. No matches, flat images or points at the border are normal input.
+        """
+        view = self._view
+        points0, points1 = view.points(matches)
+        motions, known = local_motions(points0, points1, view.in_frames(H_0to1), AGREEING_PX)
+        moved, _ = self._moved(points0, points1, motions, known)
+        return _at(view, matches, moved)
 
-    A match is added when the two are each other's most similar of all left over within config.guided_radius_px of
-    where H puts them (pixels of the coarser image), their descriptors' cosine is at least
-    config.guided_min_similarity, and their patches correlate. It scores the cosine times `score`, which no other
-    match should be below.
-    """
-    H = view.in_frames(H_0to1)
-    indices, cosines = _guided_pairs(view, matches.indices, H, config)
-    if not len(indices):
-        return matches
-    found = Matches(indices, cosines * np.float32(score))
-    points0, points1 = view.points(found)
-    motions, known = local_motions(points0, points1, H, config.guided_radius_px)
-    moved, alike = _moved(view, points0, points1, motions, known, config)
-    return _joined(view, matches, _kept(_at(view, found, moved), alike))
+    def guide(self, matches: Matches, H_0to1: Array, score: float) -> Matches:
+        """The matches, then those of the keypoints left over that H_0to1 and both images confirm, refined alike.
 
+        A match is added when the two are each other's most similar of all left over within config.guided_radius_px
+        of where H puts them (pixels of the coarser image), their descriptors' cosine is at least
+        config.guided_min_similarity, and their patches correlate. It scores the cosine times `score`, which no other
+        match should be below.
+        """
+        view = self._view
+        H = view.in_frames(H_0to1)
+        indices, cosines = _guided_pairs(view, matches.indices, H, self._config)
+        if not len(indices):
+            return matches
+        found = Matches(indices, cosines * np.float32(score))
+        points0, points1 = view.points(found)
+        motions, known = homography_motions(points0, points1, H, self._config.guided_radius_px)
+        moved, alike = self._moved(points0, points1, motions, known)
+        return _joined(view, matches, _kept(_at(view, found, moved), alike))
 
-def _moved(view: View, points0: Array, points1: Array, motions: Array, known: Bools,
-           config: RefineConfig) -> tuple[Array, Bools]:
-    """points1 [K,2] after refinement, and which patches look alike [K]; frame px."""
-    chosen = np.flatnonzero(known)
-    moved, alike = points1.copy(), np.zeros(len(points1), bool)
-    if not len(chosen):
+    def _moved(self, points0: Array, points1: Array, motions: Array, known: Bools) -> tuple[Array, Bools]:
+        """points1 [K,2] after refinement, and which patches look alike [K]; frame px."""
+        chosen = np.flatnonzero(known)
+        moved, alike = points1.copy(), np.zeros(len(points1), bool)
+        if not len(chosen):
+            return moved, alike
+        if self._images is None:
+            self._images = blurred(self._view.frame0.image, self._view.frame1.image, motions[chosen])
+        given = (array[chosen].astype(np.float32) for array in (points0, points1, motions))
+        found = align(*self._images, *given, self._config.prior_px)
+        alike[chosen] = found.seen & (found.correlation >= self._config.min_correlation)
+        better = alike[chosen] & _is_better(found, self._config)
+        moved[chosen[better]] += found.move[better]
         return moved, alike
-    given = (array[chosen].astype(np.float32) for array in (points0, points1, motions))
-    found = align(view.frame0.image, view.frame1.image, *given, config.prior_px)
-    alike[chosen] = found.seen & (found.correlation >= config.min_correlation)
-    better = alike[chosen] & _is_better(found, config)
-    moved[chosen[better]] += found.move[better]
-    return moved, alike
 
 
 def _is_better(found: Alignment, config: RefineConfig) -> Bools:
@@ -104,22 +112,30 @@ def _is_better(found: Alignment, config: RefineConfig) -> Bools:
 def _guided_pairs(view: View, taken: NDArray[np.int32], H: Array,
                   config: RefineConfig) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Index pairs [A,2] of keypoints without a match, most similar first, and their cosines [A]."""
-    free0 = np.setdiff1d(np.arange(len(view.features0)), taken[:, 0])
-    free1 = np.setdiff1d(np.arange(len(view.features1)), taken[:, 1])
+    free0, free1 = _left_over(len(view.features0), taken[:, 0]), _left_over(len(view.features1), taken[:, 1])
     places, slopes = project(_to_frame(view.features0.keypoints[free0], view.frame0), H)
     points1 = _to_frame(view.features1.keypoints[free1], view.frame1)
     reach = config.guided_radius_px * np.maximum(1, zoom(slopes))
-    near = ((places[:, None] - points1[None]) ** 2).sum(2) < (reach**2)[:, None]  # NaN is not near
-    if not near.any():
+    near = ((np.subtract.outer(places[:, 0], points1[:, 0]) ** 2
+             + np.subtract.outer(places[:, 1], points1[:, 1]) ** 2) < (reach**2)[:, None])  # NaN is not near
+    rows, columns = np.nonzero(near)
+    if not len(rows):
         return np.zeros((0, 2), np.int32), np.zeros(0, np.float32)
-    cosines = np.where(near, view.features0.descriptors[free0] @ view.features1.descriptors[free1].T, np.float32(-1))
-    rows, best = np.arange(len(free0)), cosines.argmax(1)
-    mutual = (cosines.argmax(0)[best] == rows) & (cosines[rows, best] >= config.guided_min_similarity)
-    rows = rows[mutual]
-    values = cosines[rows, best[rows]]
+    cosines = np.full(near.shape, -2, np.float32)
+    cosines[rows, columns] = np.einsum("ad,ad->a", view.features0.descriptors[free0[rows]],
+                                       view.features1.descriptors[free1[columns]])
+    best = cosines.argmax(1)[rows] == columns
+    best &= (cosines.argmax(0)[columns] == rows) & (cosines[rows, columns] >= config.guided_min_similarity)
+    rows, columns = rows[best], columns[best]
+    values = cosines[rows, columns]
     order = np.argsort(-values, kind="stable")
-    pairs = np.column_stack([free0[rows], free1[best[rows]]])[order]
-    return pairs.astype(np.int32), np.clip(values[order], 0, 1)
+    return np.column_stack([free0[rows], free1[columns]])[order].astype(np.int32), np.clip(values[order], 0, 1)
+
+
+def _left_over(count: int, taken: NDArray[np.int32]) -> NDArray[np.intp]:
+    free = np.ones(count, bool)
+    free[taken] = False
+    return np.flatnonzero(free)
 
 
 def _at(view: View, matches: Matches, points1: Array) -> Matches:

@@ -8,10 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from efficient_matcher.core.align import align
+from efficient_matcher.core import align as module
+from efficient_matcher.core.align import Alignment, blurred
 
 POINTS = np.stack(np.meshgrid(np.arange(40, 280, 40), np.arange(40, 200, 40)), -1).reshape(-1, 2).astype(np.float32)
 STILL = np.tile(np.eye(2, dtype=np.float32), (len(POINTS), 1, 1))
+
+
+def align(image0: np.ndarray, image1: np.ndarray, points0: np.ndarray, points1: np.ndarray, motions: np.ndarray,
+          prior: float) -> Alignment:
+    return module.align(*blurred(image0, image1, motions if len(motions) else STILL), points0, points1, motions, prior)
 
 
 def shifted(image: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 
 from efficient_matcher.config import Config, RefineConfig
 from efficient_matcher.core.geometry import warp_points
-from efficient_matcher.core.refine import View, guided_matches, refine_matches
+from efficient_matcher.core.refine import Refiner, View
 from efficient_matcher.records import Features, Frame, Matches
 
 CONFIG = RefineConfig()
@@ -58,7 +58,7 @@ class Case:
     def refined(self, image1: np.ndarray | None = None, H: np.ndarray | None = None,
                 config: RefineConfig = CONFIG) -> np.ndarray:
         view = view_of(self.image0, self.image1 if image1 is None else image1, self.points0, self.points1)
-        return refine_matches(view, all_matched(len(self.points0)), self.H if H is None else H, config).points1
+        return Refiner(view, config).refine(all_matched(len(self.points0)), self.H if H is None else H).points1
 
     def errors(self, points1: np.ndarray) -> np.ndarray:
         return np.linalg.norm(points1 - self.true, axis=1)
@@ -160,7 +160,7 @@ def test_two_planes_each_have_their_own_motion(image: np.ndarray, make_textured:
     inside = ((true > 12) & (true < np.array(SIZE) - 13)).all(1) & (is_left | (true[:, 0] > 175))
     points0, true, is_left = points0[inside], true[inside], is_left[inside]
     points1 = true + np.random.default_rng(0).normal(0, 0.3, true.shape)
-    found = refine_matches(view_of(image, image1, points0, points1), all_matched(len(true)), left, CONFIG).points1
+    found = Refiner(view_of(image, image1, points0, points1), CONFIG).refine(all_matched(len(true)), left).points1
     before, after = np.linalg.norm(points1 - true, axis=1), np.linalg.norm(found - true, axis=1)
     for side in (is_left, ~is_left):
         assert side.sum() > 20 and np.median(after[side]) < 0.5 * np.median(before[side])
@@ -175,16 +175,16 @@ def test_surroundings_that_differ_leave_a_point_alone(image: np.ndarray, make_te
 def test_without_a_homography_neighbours_tell_the_motion(image: np.ndarray) -> None:
     case = Case(image, moved_by(1.2, 0.5))
     view = view_of(case.image0, case.image1, case.points0, case.points1)
-    found = refine_matches(view, all_matched(len(case.true)), None, CONFIG).points1
+    found = Refiner(view, CONFIG).refine(all_matched(len(case.true)), None).points1
     assert np.median(case.errors(found)) < 0.1
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
 def test_few_matches(image: np.ndarray, count: int) -> None:
     view = view_of(image, image, grid()[:count], grid()[:count] + 0.3)
-    found = refine_matches(view, all_matched(count), None, CONFIG)
+    found = Refiner(view, CONFIG).refine(all_matched(count), None)
     assert found.points0.shape == found.points1.shape == (count, 2) and found.points1.dtype == np.float32
-    assert len(refine_matches(view, all_matched(count), np.eye(3), CONFIG)) == count
+    assert len(Refiner(view, CONFIG).refine(all_matched(count), np.eye(3))) == count
 
 
 @pytest.mark.parametrize("H", [np.diag([1.0, -1.0, 1.0]), np.diag([1e-6, 1e-6, 1]), np.diag([1e6, 1e6, 1]),
@@ -197,14 +197,14 @@ def test_senseless_homographies_do_no_harm(image: np.ndarray, H: np.ndarray) -> 
 
 def test_points_all_in_one_place(image: np.ndarray) -> None:
     points = np.tile([[100.0, 100.0]], (30, 1))
-    found = refine_matches(view_of(image, image, points, points), all_matched(30), None, CONFIG)
+    found = Refiner(view_of(image, image, points, points), CONFIG).refine(all_matched(30), None)
     assert np.isfinite(found.points1).all()
 
 
 def test_the_same_gives_the_same_and_the_rest_stays(image: np.ndarray) -> None:
     case = Case(image, moved_by(angle=0.1))
     view = view_of(case.image0, case.image1, case.points0, case.points1)
-    first, second = (refine_matches(view, all_matched(len(case.true)), case.H, CONFIG) for _ in range(2))
+    first, second = (Refiner(view, CONFIG).refine(all_matched(len(case.true)), case.H) for _ in range(2))
     np.testing.assert_array_equal(first.points1, second.points1)
     np.testing.assert_array_equal(first.points0, view.features0.keypoints)
     np.testing.assert_array_equal(first.scores, all_matched(len(case.true)).scores)
@@ -218,7 +218,7 @@ def test_points_are_in_input_pixels_whatever_the_frames_are(image: np.ndarray) -
     lift0, lift1 = (np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]]) for x, y in (scale0, scale1))
     view = View(Frame(case.image0, scale=tuple(scale0)), Frame(case.image1, scale=tuple(scale1)),
                 features(into0, size=(640, 240)), features(into1, size=(160, 120)))
-    found = refine_matches(view, all_matched(len(into0)), lift1 @ case.H @ np.linalg.inv(lift0), CONFIG).points1
+    found = Refiner(view, CONFIG).refine(all_matched(len(into0)), lift1 @ case.H @ np.linalg.inv(lift0)).points1
     assert np.median(case.errors((found + 0.5) / scale1 - 0.5)) < 0.06
 
 
@@ -232,7 +232,7 @@ def guided_case(image: np.ndarray) -> tuple[Case, View, Matches]:
 
 def test_guided_matches_are_the_ones_left_out(image: np.ndarray) -> None:
     case, view, known = guided_case(image)
-    found = guided_matches(view, known, case.H, CONFIG, 0.2)
+    found = Refiner(view, CONFIG).guide(known, case.H, 0.2)
     assert len(found) > 0.9 * len(case.true) > 25
     np.testing.assert_array_equal(found.indices[:20], known.indices)
     np.testing.assert_array_equal(found.indices[:, 0], found.indices[:, 1])
@@ -248,13 +248,13 @@ def test_guided_matches_need_descriptors_place_and_image(image: np.ndarray) -> N
     far = moved_by(1.1, 0.1, (14.0, 3.0))
     other = replace(view, frame1=Frame(image[::-1].copy()))
     for seen, H in ((strangers, case.H), (view, far), (other, case.H)):
-        assert len(guided_matches(seen, known, H, CONFIG, 0.2)) == 20
+        assert len(Refiner(seen, CONFIG).guide(known, H, 0.2)) == 20
 
 
 def test_nothing_left_to_guide(image: np.ndarray) -> None:
     case, view, _ = guided_case(image)
     everything = all_matched(len(case.true))
-    assert guided_matches(view, everything, case.H, CONFIG, 0.2) is everything
+    assert Refiner(view, CONFIG).guide(everything, case.H, 0.2) is everything
 
 
 def test_settings_are_heeded(image: np.ndarray) -> None:
