@@ -19,7 +19,7 @@ from efficient_matcher.evaluate.roofline import Cost, Machine, by_kind, network_
 from efficient_matcher.files import write_json
 from efficient_matcher.ros.messages import model_hash
 
-COLUMNS = ("10^6 operations", "10^6 bytes", "least ms", "reached ms", "share of the peak")
+COLUMNS = ("Mop", "MB", "least ms", "reached ms", "of peak")
 KINDS_SHOWN = 5
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.summary import COLUMNS, Summary, counts, distributions
 from efficient_matcher.config import Config
+from efficient_matcher.core.live import settle_memory
 from efficient_matcher.errors import SourceError
 from efficient_matcher.files import write_json
 from efficient_matcher.ros import messages
@@ -48,6 +49,7 @@ def run(options: LiveOptions) -> None:
     """
     with StopSignals() as stop:
         live = _Live(options)
+        settle_memory()
         try:
             live.run(stop)
             problem = live.problem() if not stop.requested else None

@@ -20,8 +20,8 @@ AUTO = "auto"
 KINDS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 REFERENCE = "onnxruntime"
 WARM_UP_RUNS = 5
-# Of the reference's root mean square. Rounding alone is near 1e-6, int8 kernels of two runtimes differ by 0.01.
-DEVIATION = 0.03
+# Of the reference's root mean square. Float32 kernels of the two differ by 1e-6, int8 kernels by 0.035; faults by more.
+DEVIATION = 0.06
 
 
 def open_model(path: Path, threads: int = 0, kind: str = REFERENCE, *, inputs: Sequence[str] = (),

@@ -7,6 +7,7 @@ in work: more items a second, each of them later.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -38,6 +39,15 @@ class WorkerStats:
     failed: int
     latency_ms: dict[str, float]
     last_error: str
+
+
+def settle_memory() -> None:
+    """Collect garbage and leave what is alive now out of later collections, which took 30 ms, more than a frame.
+
+    For the process of a live node once all is loaded: it concerns all of the process, so a library must not do it.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class LatestFrameWorker(Generic[T, R]):

@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from efficient_matcher.core.live import settle_memory
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.ros import params
 from efficient_matcher.ros.inputs import CameraInputs
@@ -120,6 +121,7 @@ def run(args: list[str] | None = None) -> int:
     try:
         rclpy.init(args=args)
         node = MatcherNode()
+        settle_memory()
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

@@ -15,7 +15,7 @@ import pytest
 from efficient_matcher import Matcher
 from efficient_matcher.config import Config
 from efficient_matcher.core.backend import Arrays
-from efficient_matcher.core.live import OverlappingWorker
+from efficient_matcher.core.live import OverlappingWorker, settle_memory
 from efficient_matcher.core.pipeline import Tracker
 
 PATIENCE_S = 20.0
@@ -182,6 +182,16 @@ def test_memory_does_not_grow_over_hundreds_of_frames(start: Callable, overlappi
     assert run_many(240) - objects < 500  # two a frame would be 480
     assert worker.stats().failed == 0, worker.stats().last_error
     assert _held_mib() - before < 4
+
+
+def test_what_is_loaded_is_left_out_of_later_collections() -> None:
+    before = gc.get_freeze_count()
+    try:
+        settle_memory()
+        assert gc.get_freeze_count() > before + 1000
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.skipif("EFFICIENT_MATCHER_SOAK" not in os.environ, reason="minutes; set EFFICIENT_MATCHER_SOAK to frames")
