@@ -7,6 +7,7 @@ Latency is measured on the exported network through `core/backend.py`, on a few 
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 
 TIMED_RUNS = 15
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,6 @@ def shrinking_row(network: Network, multiple: int, criterion: Criterion, seed: i
     """Sizes from the full network down to the smallest, one block less each time."""
     scores = importances(network, criterion, seed)
     left = {name: sorted(values.tolist(), reverse=True) for name, values in scores.items()}
-    whole = {name: sum(values) or 1.0 for name, values in left.items()}
     current = {name: size for name, size in sizes(network).items() if name != PAIRS}
     row = [dict(current)]
     while True:
@@ -68,7 +69,8 @@ def shrinking_row(network: Network, multiple: int, criterion: Criterion, seed: i
 
         def price(option: tuple[str, int]) -> float:
             name, size = option
-            lost = sum(left[name][size:current[name]]) / whole[name]
+            # in proportion to what the layer still has, or a cheap layer would be emptied before others are touched
+            lost = math.log(max(sum(left[name][:current[name]]), TINY) / max(sum(left[name][:size]), TINY))
             return lost / max(1, now - macs_of(network, {**current, name: size}))
         name, size = min(options, key=price)
         current[name] = size
