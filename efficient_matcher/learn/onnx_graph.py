@@ -34,7 +34,7 @@ class Graph:
         if name not in self._constants:
             array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
             if array.dtype.kind == "f":
-                array = array.astype(np.float32)
+                array = np.asarray(array.astype(np.float32) + np.float32(0))  # pruning leaves -0.0, which codes worse
             self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
         return name
 

@@ -87,3 +87,11 @@ def test_folding_twice_changes_nothing() -> None:
         assert twice is not once and twice.config == once.config
         for name, value in once.state_dict().items():
             torch.testing.assert_close(twice.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_zeros_of_a_graph_have_no_sign() -> None:
+    network = folded(moved(SuperGlue(GLUES[0])))
+    with torch.no_grad():
+        network.final_proj.weight.mul_(0)
+    final = constants(matcher_model(network))["final.weight"]
+    assert not final.any() and not np.signbit(final).any()
