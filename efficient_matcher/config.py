@@ -79,9 +79,10 @@ class MatchConfig:
                                          minimum=1, maximum=1000)
     transport_tolerance: float = _setting(0.01, "they end when this share of the mass is misplaced at most",
                                           minimum=0.0, maximum=1.0)
-    early_stop: float = _setting(0.4, "half of the matcher network is enough, or less, once this share of the "
-                                 "keypoints has a partner more likely than not; 1 always runs all of it",
-                                 minimum=0.0, maximum=1.0)
+    early_stop: float = _setting(0.4, "the matcher network ends in its first half once this share of the keypoints "
+                                 "has a partner more likely than not; 1: never", minimum=0.0, maximum=1.0)
+    drop_above: float = _setting(0.95, "a keypoint that has no partner with this probability in the first half of the "
+                                 "network is left out of the rest; 1: none", minimum=0.5, maximum=1.0)
 
 
 @dataclass(frozen=True)

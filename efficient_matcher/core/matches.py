@@ -5,12 +5,14 @@ Indices 0 and 1 are the two images; N and M their keypoints.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import MatchConfig
 from efficient_matcher.core.stages import Network
-from efficient_matcher.core.transport import optimal_transport
+from efficient_matcher.core.transport import Assignment, optimal_transport
 from efficient_matcher.records import Features, Matches
 
 
@@ -25,20 +27,37 @@ class FeatureMatcher:
         """Mutual matches above the score threshold, best first, and the layer pairs that were run.
 
         None and 0 when either side has no keypoints. In its first half, where it pays to ask, the network is left as
-        soon as the share `early_stop` of the keypoints is paired. Raises MatcherError when the network fails.
+        soon as the share `early_stop` of the keypoints is paired; else it goes on without those that surely have no
+        partner. Raises MatcherError when the network fails.
         """
-        if not len(features0) or not len(features1):
+        counts = len(features0), len(features1)
+        if not min(counts):
             return no_matches(), 0
         run, config = self._network.start(features0, features1), self._config
-        whole = self._network.depth
-        for depth in range(1, whole + 1):
+        rows = [np.arange(count, dtype=np.int32) for count in counts]  # of the keypoints still in the run
+        for depth in range(1, self._network.depth + 1):
             run.advance()
-            if depth == whole or (depth <= whole // 2 and config.early_stop < 1):
-                assignment = optimal_transport(*run.similarity(), config.transport_iterations,
-                                               config.transport_tolerance)
-                if assignment.paired_share() >= config.early_stop:
-                    break
-        return mutual_matches(assignment.values, config.score_threshold), depth
+            if not self._asks_at(depth):
+                continue
+            assignment = optimal_transport(*run.similarity(), config.transport_iterations, config.transport_tolerance)
+            kept = assignment.hopeful(config.drop_above if config.drop_above < 1 else np.inf)
+            if self._ends(depth, assignment, min(counts)) or not (kept[0].any() and kept[1].any()):
+                break
+            run.keep(*kept)
+            rows = [own[keep] for own, keep in zip(rows, kept)]
+        matches = mutual_matches(assignment.values, config.score_threshold)
+        indices = np.stack([own[column] for own, column in zip(rows, matches.indices.T)], axis=1)
+        return replace(matches, indices=indices), depth
+
+    def _asks_at(self, depth: int) -> bool:
+        whole, config = self._network.depth, self._config
+        return depth == whole or (depth <= whole // 2 and min(config.early_stop, config.drop_above) < 1)
+
+    def _ends(self, depth: int, assignment: Assignment, possible: int) -> bool:
+        early_stop = self._config.early_stop
+        return depth == self._network.depth or (early_stop < 1 and assignment.paired() >= early_stop * possible)
+
+
 def mutual_matches(assignment: NDArray[np.float32], threshold: float) -> Matches:
     """Pairs that are each other's best in assignment [N+1,M+1] with a probability of at least `threshold`."""
     return _mutual(assignment[:-1, :-1], threshold)

@@ -36,6 +36,9 @@ class PairRun(Protocol):
     def similarity(self) -> Similarity:
         """Of the keypoints, after the layer pairs run so far."""
 
+    def keep(self, rows0: NDArray[np.bool_], rows1: NDArray[np.bool_]) -> None:
+        """Go on with these keypoints [N], [M] only."""
+
 
 class Network(Protocol):
     """A matcher network. depth: how often a run can `advance` before its similarity is the network's last word."""
@@ -82,6 +85,11 @@ class _WholeRun:
         """See `PairRun`."""
         return _answer(self._backend.run(self._inputs))
 
+    def keep(self, rows0: NDArray[np.bool_], rows1: NDArray[np.bool_]) -> None:
+        """See `PairRun`."""
+        rows = {"0": rows0, "1": rows1}
+        self._inputs = {name: value[rows[name[-1]]] for name, value in self._inputs.items()}
+
 
 class StagedNetwork:
     """A network in stages. Each image is encoded once, however often it is matched."""
@@ -123,6 +131,10 @@ class _StagedRun:
     def similarity(self) -> Similarity:
         """See `PairRun`."""
         return _answer(self._assign.run(self._tokens))
+
+    def keep(self, rows0: NDArray[np.bool_], rows1: NDArray[np.bool_]) -> None:
+        """See `PairRun`."""
+        self._tokens = {"tokens0": self._tokens["tokens0"][rows0], "tokens1": self._tokens["tokens1"][rows1]}
 
 
 def normalised_keypoints(features: Features) -> NDArray[np.float32]:

@@ -27,10 +27,13 @@ class Assignment:
     values: NDArray[np.float32]
     iterations: int
 
-    def paired_share(self) -> float:
-        """How many keypoints have a partner more likely than not, as a share of what the smaller image could have."""
-        pairs = self.values[:-1, :-1]
-        return float(np.count_nonzero(pairs.max(axis=1) > 0.5)) / min(pairs.shape)
+    def paired(self) -> int:
+        """How many keypoints have a partner more likely than not."""
+        return int(np.count_nonzero(self.values[:-1, :-1].max(axis=1) > 0.5))
+
+    def hopeful(self, drop_above: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """The keypoints [N] and [M] whose probability of having no partner is at most `drop_above`."""
+        return self.values[:-1, -1] <= drop_above, self.values[-1, :-1] <= drop_above
 
 
 def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iterations: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,13 +131,54 @@ def test_the_network_is_left_when_enough_keypoints_are_paired(early_stop: float,
     pairs, assign = [Stage() for _ in answers], Stage(answers)
     four = features([[1, 1], [2, 2], [3, 3], [4, 4]])
     network = StagedNetwork([Stage(), *pairs, assign])
-    matches, found = FeatureMatcher(network, MatchConfig(early_stop=early_stop))(four, four)
+    matches, found = FeatureMatcher(network, MatchConfig(early_stop=early_stop, drop_above=1.0))(four, four)
     assert found == depth
     last = answers[depth - 1]
     assert len(matches) == (4 if last is CLEAR else 2 if last is HALF else 0)
     assert [len(stage.asked) for stage in pairs] == [1] * depth + [0] * (len(pairs) - depth)
     asked = 1 if early_stop == 1 else min(depth, len(pairs) // 2) + (depth > len(pairs) // 2)
     assert len(assign.asked) == asked
+
+
+class Chosen:
+    """A network of depth 4 whose similarity is that of a table, between the keypoints it still has."""
+
+    depth = 4
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table, self.rows = table, (np.arange(table.shape[0]), np.arange(table.shape[1]))
+        self.sizes: list[tuple[int, int]] = []
+
+    def start(self, features0: Features, features1: Features) -> Chosen:
+        return self
+
+    def advance(self) -> None:
+        self.sizes.append((len(self.rows[0]), len(self.rows[1])))
+
+    def similarity(self) -> tuple[np.ndarray, float]:
+        return self.table[np.ix_(*self.rows)].astype(np.float32), 0.0
+
+    def keep(self, rows0: np.ndarray, rows1: np.ndarray) -> None:
+        self.rows = self.rows[0][rows0], self.rows[1][rows1]
+
+
+def test_keypoints_surely_alone_are_left_out_of_the_rest() -> None:
+    table = np.full((4, 5), -20.0)
+    table[1, 3], table[3, 0], table[2, 4] = 20, 20, 0.5  # keypoints 0 of image 0 and 1, 2 of image 1 are like none
+    first, second = features([[i, i] for i in range(4)]), features([[i, i] for i in range(5)])
+    network = Chosen(table)
+    config = MatchConfig(early_stop=1.0, drop_above=0.95, transport_iterations=200, transport_tolerance=0.0)
+    matches, depth = FeatureMatcher(network, config)(first, second)
+    assert depth == 4 and network.sizes == [(4, 5), (3, 3), (3, 3), (3, 3)]
+    assert sorted(matches.indices.tolist()) == [[1, 3], [2, 4], [3, 0]] and matches.indices.dtype == np.int32
+    same, _ = FeatureMatcher(Chosen(table), replace(config, drop_above=1.0))(first, second)
+    assert sorted(same.indices.tolist()) == [[1, 3], [2, 4], [3, 0]]
+
+
+def test_a_network_without_any_hope_is_left() -> None:
+    network = Chosen(np.full((2, 3), -30.0))
+    matches, depth = FeatureMatcher(network, MatchConfig())(features([[1, 1], [2, 2]]), features([[1, 1], [2, 2], [3, 3]]))
+    assert depth == 1 and matches.indices.shape == (0, 2)
 
 
 def test_the_matcher_of_a_bundle(tiny_bundle: Path) -> None:

@@ -55,6 +55,18 @@ def test_stages_run_in_order(stages: list[Stage]) -> None:
             assert dustbin == 3.0 and isinstance(dustbin, float)
 
 
+def test_a_run_goes_on_with_the_keypoints_kept(stages: list[Stage]) -> None:
+    first, second = features(5), features(3)
+    whole = Stage(lambda x: {"similarity": 4 * x["descriptors0"] @ x["descriptors1"].T, "dustbin": np.float32(3)})
+    rows0, rows1 = np.array([True, False, True, True, False]), np.array([False, True, True])
+    for network in (network_of(stages), network_of([whole])):
+        run = network.start(first, second)
+        run.advance()
+        run.keep(rows0, rows1)
+        np.testing.assert_allclose(run.similarity()[0], 4 * first.descriptors[rows0] @ second.descriptors[rows1].T)
+    assert [whole.asked[0][f"scores{side}"].shape for side in "01"] == [(3,), (2,)]
+
+
 def test_stages_are_asked_by_the_names_of_their_files(stages: list[Stage]) -> None:
     run = network_of(stages).start(features(1), features(1))
     run.advance()

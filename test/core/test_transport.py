@@ -98,8 +98,14 @@ def test_a_similarity_that_needs_one_iteration_only() -> None:
 
 def test_paired_are_those_with_a_partner_more_likely_than_not() -> None:
     values = np.array([[0.95, 0.0, 0.05], [0.0, 0.51, 0.49], [0.02, 0.02, 0.96], [0.03, 0.47, 2.0]], np.float32)
-    assert Assignment(values, 20).paired_share() == 1.0  # of two that image 1 has
-    assert Assignment(values.T, 20).paired_share() == 1.0
+    assert Assignment(values, 20).paired() == Assignment(values.T, 20).paired() == 2
     values[1] = (0.0, 0.5, 0.5)
-    assert Assignment(values, 20).paired_share() == 0.5
-    assert Assignment(np.array([[0.2, 0.8], [0.8, 0.2]], np.float32), 20).paired_share() == 0.0
+    assert Assignment(values, 20).paired() == 1
+    assert Assignment(np.array([[0.2, 0.8], [0.8, 0.2]], np.float32), 20).paired() == 0
+
+
+def test_hopeful_are_those_not_surely_without_a_partner() -> None:
+    values = np.array([[0.95, 0.0, 0.05], [0.0, 0.04, 0.96], [0.02, 0.03, 0.95], [0.03, 0.93, 1.0]], np.float32)
+    rows, columns = Assignment(values, 20).hopeful(np.float32(0.95))
+    assert rows.tolist() == [True, False, True] and columns.tolist() == [True, True]
+    assert Assignment(values, 20).hopeful(0.5)[0].tolist() == [True, False, False]
