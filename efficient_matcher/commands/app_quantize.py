@@ -11,6 +11,7 @@ import typer
 from efficient_matcher.commands.app_evaluate import Variant
 from efficient_matcher.commands.app_models import LimitOption, ProcessesOption
 from efficient_matcher.commands.options import ConfigOption, JsonOption, SetOption, ThreadsOption, settings_of
+from efficient_matcher.errors import ConfigError
 
 report = typer.Typer(no_args_is_help=True, help="Pages made of measurements.")
 
@@ -26,6 +27,7 @@ class Quantizer(str, Enum):
     """How weights are made coarser."""
 
     kmeans = "kmeans"
+    linear = "linear"
 
 
 class LayerMethod(str, Enum):
@@ -40,8 +42,15 @@ def quantize(
     superpoint: SuperPointOption,
     superglue: SuperGlueOption,
     out: BundleOutOption,
-    method: Annotated[Quantizer, typer.Option("--method", help="kmeans: codebooks, entropy-coded.")] = Quantizer.kmeans,
-    bits: Annotated[Optional[int], typer.Option("--bits", help="Of every layer, 2 to 8. [dim]default: 4[/dim]")] = None,
+    method: Annotated[Quantizer, typer.Option(
+        "--method", help="kmeans: codebooks, entropy-coded. linear: 8 bits for integer kernels, or 4 or 16 to store.")]
+    = Quantizer.kmeans,
+    bits: Annotated[Optional[int], typer.Option(
+        "--bits", help="Of every layer: 2 to 8, or 4, 8, 16 for linear. [dim]default: 4; linear: 8[/dim]")] = None,
+    images: Annotated[Optional[Path], typer.Option(
+        "--images", metavar="DIR", help="Photographs to calibrate on, for linear in 8 bits.")] = None,
+    picture: Annotated[Optional[Path], typer.Option(
+        "--picture", metavar="PNG", help="Draw histograms and the ranges chosen, for linear in 8 bits.")] = None,
     layer: Annotated[Optional[List[str]], typer.Option(
         "--layer", metavar="NAME=BITS", help="Bits of one layer; may be repeated.")] = None,
     recipe: Annotated[Optional[str], typer.Option(
@@ -53,7 +62,16 @@ def quantize(
         "--licence", metavar="TEXT", help="Of the weights, where their files do not say it.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Store the weights of both networks in few bits; writes a bundle that runs as any other."""
+    """Put networks into few bits; writes a bundle that runs as any other."""
+    if method is Quantizer.linear:
+        from efficient_matcher.commands import quantize_linear
+        if layer or weights:
+            raise ConfigError("--layer and --weights belong to --method kmeans")
+        quantize_linear.run(quantize_linear.LinearOptions(superpoint, superglue, out, images, bits, recipe, picture,
+                                                          name, licence, json))
+        return
+    if images or picture:
+        raise ConfigError("--images and --picture belong to --method linear")
     from efficient_matcher.commands import quantize_kmeans as command
     command.run(command.KMeansOptions(superpoint, superglue, out, bits, tuple(layer or ()), recipe, weights, name,
                                       licence, json))
