@@ -177,7 +177,8 @@ def test_keypoints_surely_alone_are_left_out_of_the_rest() -> None:
 
 def test_a_network_without_any_hope_is_left() -> None:
     network = Chosen(np.full((2, 3), -30.0))
-    matches, depth = FeatureMatcher(network, MatchConfig())(features([[1, 1], [2, 2]]), features([[1, 1], [2, 2], [3, 3]]))
+    first, second = features([[1, 1], [2, 2]]), features([[1, 1], [2, 2], [3, 3]])
+    matches, depth = FeatureMatcher(network, MatchConfig())(first, second)
     assert depth == 1 and matches.indices.shape == (0, 2)
 
 
