@@ -49,7 +49,7 @@ class NetworkClock:
 
 
 class Collections:
-    """Pauses of Python's garbage collector, counted while it is among `gc.callbacks`."""
+    """Pauses of Python's garbage collector while among `gc.callbacks`, from `settle_memory` on, as in a live node."""
 
     def __init__(self) -> None:
         self._start = 0.0
@@ -59,7 +59,7 @@ class Collections:
         now = perf_counter()
         if phase == "start":
             self._start = now
-        else:
+        elif gc.get_freeze_count():
             self.pauses_ms.append(1e3 * (now - self._start))
 
     def facts(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.core.live import settle_memory
 from efficient_matcher.errors import MatcherError
 
 FIRST_FRAMES = 4  # until the first result, at most
@@ -63,6 +64,7 @@ def _serve(requests: TextIO, answers: TextIO) -> None:
         if process(frames.read()) is not None:
             break
     _answer(answers, {"ready": True, **facts()})
+    settle_memory()
     for line in requests:
         count = json.loads(line)["frames"]
         times = [timed for timed in (process(frames.read()) for _ in range(count)) if timed is not None]
