@@ -29,16 +29,16 @@ def project(points: Array, H: Array) -> tuple[Array, Array]:
     return places, (H[None, :2, :2] - places[:, :, None] * H[None, 2:, :2]) / depth[:, :, None]
 
 
-def local_motions(points0: Array, points1: Array, H: Array | None, tolerance_px: float) -> tuple[Array, Bools]:
-    """Motions [K,2,2] around matches, and which of them are known [K], by H where that holds, else by the neighbours.
+def local_motions(points0: Array, points1: Array, H: Array | None, tolerance_px: float) -> tuple[Array, Bools, Bools]:
+    """Motions [K,2,2] around matches, which of them are known [K], and which of these by H, else by the neighbours.
 
     H: [3,3], image 0 to image 1, or None. tolerance_px: as in `homography_motions`.
     """
-    motions, known = homography_motions(points0, points1, H, tolerance_px)
-    rest = np.flatnonzero(~known)
+    motions, agreeing = homography_motions(points0, points1, H, tolerance_px)
+    known, rest = agreeing.copy(), np.flatnonzero(~agreeing)
     if len(rest):
         motions[rest], known[rest] = neighbour_motions(points0, points1, rest)
-    return motions, known
+    return motions, known, agreeing
 
 
 def homography_motions(points0: Array, points1: Array, H: Array | None, tolerance_px: float) -> tuple[Array, Bools]:

@@ -47,7 +47,8 @@ def test_neighbours_agree_on_their_affine_map_in_spite_of_wrong_ones() -> None:
 @pytest.mark.parametrize("points", [np.zeros((0, 2)), scattered(4), np.tile([[9.0, 9.0]], (30, 1)),
                                     np.column_stack([np.linspace(0, 90, 30)] * 2)])
 def test_what_determines_no_motion_is_finite(points: np.ndarray) -> None:
-    motions, known = local_motions(points, points[::-1], None, 4.0)
+    motions, known, agreeing = local_motions(points, points[::-1], None, 4.0)
+    assert not agreeing.any()
     assert motions.shape == (len(points), 2, 2) and known.shape == (len(points),)
     assert np.isfinite(motions[known]).all()
 
@@ -61,8 +62,8 @@ def test_the_homography_holds_where_matches_agree_with_it() -> None:
     points0 = scattered()
     points1 = project(points0, H)[0]
     points1[:5] += 30
-    motions, known = local_motions(points0, points1, H, 4.0)
-    assert not known[:5].any() and known[5:].all()
+    motions, known, agreeing = local_motions(points0, points1, H, 4.0)
+    assert not known[:5].any() and agreeing[5:].all()
     np.testing.assert_allclose(motions[5:], project(points0, H)[1][5:])
 
 

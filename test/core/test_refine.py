@@ -148,23 +148,39 @@ def test_points_at_the_border_are_no_trouble(image: np.ndarray) -> None:
     assert (case.errors(found) <= case.errors(case.points1) + 0.1).all()
 
 
-def test_two_planes_each_have_their_own_motion(image: np.ndarray, make_textured: Callable[..., np.ndarray]) -> None:
-    """The left half moves by (3, 1), the right half is zoomed and turned; the homography given is the left one's."""
+class TwoPlanes:
+    """The left half moves by (3, 1), the right half is zoomed and turned."""
+
     left, right = moved_by(shift=(3.0, 1.0)), moved_by(1.15, 0.15, (20.0, 5.0))
-    points = grid(24, 16)
-    points0 = points[np.abs(points[:, 0] - 160) > 40]
-    is_left = points0[:, 0] < 160
-    true = np.where(is_left[:, None], warp_points(points0, left), warp_points(points0, right))
-    shown = [cv2.warpPerspective(image, H, SIZE, borderMode=cv2.BORDER_REFLECT) for H in (left, right)]
-    image1 = np.where(np.arange(SIZE[0]) < 160, *shown)
-    inside = ((true > 12) & (true < np.array(SIZE) - 13)).all(1) & (is_left | (true[:, 0] > 175))
-    points0, true, is_left = points0[inside], true[inside], is_left[inside]
-    points1 = true + np.random.default_rng(0).normal(0, 0.3, true.shape)
-    found = Refiner(view_of(image, image1, points0, points1), CONFIG).refine(all_matched(len(true)), left).points1
-    before, after = np.linalg.norm(points1 - true, axis=1), np.linalg.norm(found - true, axis=1)
-    for side in (is_left, ~is_left):
+
+    def __init__(self, image: np.ndarray) -> None:
+        points = grid(24, 16)
+        points = points[np.abs(points[:, 0] - 160) > 40]
+        on_left = points[:, 0] < 160
+        true = np.where(on_left[:, None], warp_points(points, self.left), warp_points(points, self.right))
+        shown = [cv2.warpPerspective(image, H, SIZE, borderMode=cv2.BORDER_REFLECT) for H in (self.left, self.right)]
+        inside = ((true > 12) & (true < np.array(SIZE) - 13)).all(1) & (on_left | (true[:, 0] > 175))
+        self.true, self.on_left = true[inside], on_left[inside]
+        self.points1 = self.true + np.random.default_rng(0).normal(0, 0.3, self.true.shape)
+        self.view = view_of(image, np.where(np.arange(SIZE[0]) < 160, *shown), points[inside], self.points1)
+
+
+def test_two_planes_each_have_their_own_motion(image: np.ndarray) -> None:
+    case = TwoPlanes(image)
+    found = Refiner(case.view, CONFIG).refine(all_matched(len(case.true)), TwoPlanes.left).points1
+    before, after = (np.linalg.norm(points - case.true, axis=1) for points in (case.points1, found))
+    for side in (case.on_left, ~case.on_left):
         assert side.sum() > 20 and np.median(after[side]) < 0.5 * np.median(before[side])
     assert (after <= before + 0.25).all()
+
+
+def test_nothing_is_added_where_the_scene_is_not_one_plane(image: np.ndarray) -> None:
+    case = TwoPlanes(image)
+    everything = all_matched(len(case.true))
+    most = Matches(everything.indices[10:], everything.scores[10:])
+    refiner = Refiner(case.view, CONFIG)
+    assert len(refiner.guide(most, TwoPlanes.left, 0.2)) > len(most)
+    assert refiner.guide(refiner.refine(most, TwoPlanes.left), TwoPlanes.left, 0.2).indices is most.indices
 
 
 def test_surroundings_that_differ_leave_a_point_alone(image: np.ndarray, make_textured: Callable[..., np.ndarray]) -> None:
