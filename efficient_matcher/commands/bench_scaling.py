@@ -56,7 +56,7 @@ def _write(report: dict[str, Any], json: Path | None, plot: Path | None) -> None
 
 
 def _cells(row: dict[str, Any]) -> Iterator[str]:
-    yield row["label"]
+    yield row["label"] + (f" (latency {row['latency_ms']['median']:.1f} ms)" if "latency_ms" in row else "")
     yield f"{row['tracked_frame_ms']['median']:.1f}"
     yield f"{row['tracked_frame_ms']['p99']:.1f}"
     yield f"{row['ratio']:.2f}"

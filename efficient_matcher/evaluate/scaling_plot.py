@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-AXES = {"keypoints": "keypoints", "resolution": "megapixels", "threads": "threads", "cameras": "cameras"}
+AXES = {"keypoints": "keypoints", "resolution": "pixels (axis in megapixels)", "threads": "threads", "cameras": "cameras"}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
 
 
@@ -20,9 +21,9 @@ def plot_scaling(figures: Mapping[str, Sequence[Mapping[str, Any]]], subject: st
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         _draw(axis, figures[name])
         axis.set_xlabel(AXES[name])
-    axis.legend(fontsize=8)
+    figure.axes[0].legend(fontsize=8)
     figure.axes[0].set_ylabel("ms a frame" if "cameras" not in names else "ms a frame (of all cameras)")
-    figure.suptitle(subject, fontsize=10)
+    figure.suptitle(textwrap.fill(subject, 55 * len(names)), fontsize=10)
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
@@ -33,9 +34,10 @@ def _draw(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     totals = [row["tracked_frame_ms"] for row in rows]
     axis.plot(values, [total["median"] for total in totals], "o-", color="black", label="frame, median")
     axis.plot(values, [total["p99"] for total in totals], ":", color="black", label="frame, p99")
-    stages = dict.fromkeys(stage for row in rows for stage in row["stages_ms"] if stage != "other")
+    stages = dict.fromkeys(stage for row in rows[1:] for stage in row["stages_ms"] if stage != "other")
     for colour, stage in zip(COLOURS, stages):
         axis.plot(values, [row["stages_ms"].get(stage, {}).get("median", float("nan")) for row in rows], "-",
                   color=colour, label=stage)
+    axis.set_xticks(values, [row["label"] for row in rows], fontsize=7, rotation=45 if len(values) > 4 else 0)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)

@@ -107,7 +107,7 @@ def test_shares_and_spreads_of_a_record() -> None:
 
 def test_the_plot_is_a_picture() -> None:
     pytest.importorskip("matplotlib")
-    rows = [{"value": value, "tracked_frame_ms": {"median": value, "p99": 2 * value},
+    rows = [{"value": value, "label": str(value), "tracked_frame_ms": {"median": value, "p99": 2 * value},
              "stages_ms": {"extract": {"median": value / 2}, "other": {"median": 0}}} for value in (1, 2)]
     content = plot_scaling({"keypoints": rows, "cameras": rows, "backend": rows}, "made up")
     assert content.startswith(b"\x89PNG") and len(content) > 5000
