@@ -36,7 +36,7 @@ def range_picture(model: onnx.ModelProto, histograms: Mapping[str, Histogram], r
         next(panels).axis("off")
     for name, values in weights.items():
         panel = next(panels)
-        panel.hist(values, 128, (-1, 1), color=WEIGHTS, log=True)
+        panel.hist(values, bins=128, range=(-1, 1), color=WEIGHTS, log=True)
         _labelled(panel, f"{name}, over the channel's largest")
     for panel in panels:
         panel.axis("off")

@@ -1,0 +1,116 @@
+"""`quantize --method linear` from weight files to a bundle that runs, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner  # noqa: E402
+
+from efficient_matcher import Matcher  # noqa: E402
+from efficient_matcher.commands.app import app  # noqa: E402
+from efficient_matcher.commands.quantize_linear import LinearOptions, run  # noqa: E402
+from efficient_matcher.core.bundle import load_bundle  # noqa: E402
+from efficient_matcher.errors import MatcherError  # noqa: E402
+from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig  # noqa: E402
+from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
+from efficient_matcher.learn.weights import save_weights  # noqa: E402
+
+POINT = SuperPointConfig((4,) * 8, 8, 8, 16, location_width=4)
+GLUE = SuperGlueConfig(descriptor_dim=16, keypoint_encoder=(8,), layers=2, heads=4, residual_init=True)
+RECIPE = "calibration: mse\nimages: 2\nlimits: {shift_px: 9, lost: 1, descriptor: 9}\n"
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> LinearOptions:
+    folder = tmp_path_factory.mktemp("quantize")
+    torch.manual_seed(0)
+    save_weights(folder / "point.safetensors", SuperPoint(POINT), {"licence": "Apache-2.0"})
+    save_weights(folder / "glue.safetensors", SuperGlue(GLUE), {"licence": "Apache-2.0"})
+    (folder / "images").mkdir()
+    for index in range(2):
+        image = np.random.default_rng(index).integers(0, 256, (60, 80), np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{index}.png"), image)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return LinearOptions(folder / "point.safetensors", folder / "glue.safetensors", folder / "out",
+                         folder / "images", recipe=str(folder / "recipe.yaml"))
+
+
+def test_eight_bits_from_weights_to_a_bundle_that_runs(options: LinearOptions, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report = run(replace(options, out=tmp_path / "small", picture=tmp_path / "ranges.png", json=tmp_path / "r.json"))
+    bundle = load_bundle(tmp_path / "small")
+    assert bundle.card.extractor["precision"] == "int8" and bundle.card.matcher["precision"] == "float32"
+    assert bundle.card.measured["quantization"]["calibration"] == "mse"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "ranges.png", "small"]
+    assert cv2.imread(str(tmp_path / "ranges.png")).shape[2] == 3
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["damage"] == report["damage"] and told["ranges"]["image/float"] == [0, 255]
+    image = np.random.default_rng(5).integers(0, 256, (64, 96), np.uint8)
+    assert Matcher.from_bundle(tmp_path / "small").match(image, image).features0.descriptors.shape[1] == 16
+
+
+@pytest.mark.parametrize("bits", [16, 4])
+def test_stored_weights_alone_need_no_images(options: LinearOptions, tmp_path: Path, bits: int) -> None:
+    report = run(replace(options, out=tmp_path / "small", images=None, bits=bits, recipe=None))
+    bundle = load_bundle(tmp_path / "small")
+    assert f"stored in {bits} bits" in str(bundle.card.extractor["precision"]) == str(bundle.card.matcher["precision"])
+    assert report["bits"] == bits and "damage" not in report
+    image = np.random.default_rng(5).integers(0, 256, (64, 96), np.uint8)
+    Matcher.from_bundle(tmp_path / "small").match(image, image)
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"bits": 5}, "--bits must be one of 4, 8, 16 for --method linear, got 5"),
+    ({"images": None}, "8 bits need --images"),
+    ({"images": Path("nowhere")}, "nowhere"),
+    ({"recipe": "none.yaml"}, "none.yaml: cannot be read"),
+    ({"superpoint": Path("none.safetensors")}, "none.safetensors: no such file")])
+def test_bad_options_are_one_line(options: LinearOptions, tmp_path: Path, change: dict[str, object], told: str) -> None:
+    with pytest.raises(MatcherError, match=told) as caught:
+        run(replace(options, out=tmp_path / "small", **change))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("recipe", "told"), [
+    ("wider: [conv9z]", "wider: unknown layer 'conv9z'"), ("bits: 3", "bits must be one of 4, 8, 16, got 3"),
+    ("bitz: 8", "unknown key 'bitz'"), ("limits: {lost: 2}", "limits.lost must be at most 1")])
+def test_bad_recipes_are_named(options: LinearOptions, tmp_path: Path, recipe: str, told: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(recipe + "\n" + ("images: 2\n" if "images" not in recipe else ""))
+    with pytest.raises(MatcherError, match=told):
+        run(replace(options, out=tmp_path / "small", recipe=str(path)))
+    assert not (tmp_path / "small").exists()
+
+
+def test_black_images_are_refused_and_nothing_is_left(options: LinearOptions, tmp_path: Path) -> None:
+    (tmp_path / "black").mkdir()
+    cv2.imwrite(str(tmp_path / "black" / "0.png"), np.zeros((60, 80), np.uint8))
+    with pytest.raises(MatcherError, match="of one brightness all over"):
+        run(replace(options, out=tmp_path / "small", images=tmp_path / "black"))
+    assert [path.name for path in tmp_path.iterdir()] == ["black"]
+
+
+def test_a_folder_of_something_else_is_not_touched(options: LinearOptions, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(MatcherError, match="exists and is not a bundle"):
+        run(replace(options, out=tmp_path))
+
+
+def test_options_of_the_other_method_are_refused(options: LinearOptions, tmp_path: Path) -> None:
+    common = ["quantize", "--superpoint", str(options.superpoint), "--superglue", str(options.superglue),
+              "--out", str(tmp_path / "b")]
+    for extra, told in ((["--method", "linear", "--layer", "conv1a=4"], "--layer and --weights belong"),
+                        (["--images", str(tmp_path)], "--images and --picture belong")):
+        result = CliRunner().invoke(app, [*common, *extra])
+        assert result.exit_code == 1 and told in result.output + getattr(result, "stderr", "")
