@@ -74,7 +74,8 @@ def _print(figures: list[dict[str, Any]], config: Config) -> None:
     from rich.table import Table
     table = Table(title=f"homography, {config.extract.max_keypoints} keypoints, AUC in % at "
                   f"{' / '.join(f'{threshold:g}' for threshold in THRESHOLDS_PX)} px", title_justify="left")
-    for name in ("method", "variant", "strict", "strict, own fit", "refined", "refined, own fit", "paper", "P", "R", "matches", "dropped"):
+    for name in ("method", "variant", "strict", "strict, own fit", "refined", "refined, own fit", "paper", "P", "R",
+                 "matches", "dropped"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("method", "variant") else "right")
     for row in figures:
         auc = [_areas(row["strict"], estimator) for estimator in (*ESTIMATORS, *REFINED)]

@@ -42,7 +42,10 @@ def local_motions(points0: Array, points1: Array, H: Array | None, tolerance_px:
 
 
 def homography_motions(points0: Array, points1: Array, H: Array | None, tolerance_px: float) -> tuple[Array, Bools]:
-    """Motions [K,2,2] by H, and the matches [K] that agree with it: off by at most so many pixels of the coarser image."""
+    """Motions [K,2,2] by H, and the matches [K] that agree with it.
+
+    tolerance_px: how far off they may be, in pixels of the coarser image.
+    """
     if H is None:
         return np.tile(np.eye(2), (len(points0), 1, 1)), np.zeros(len(points0), bool)
     places, slopes = project(points0, H)

@@ -187,7 +187,8 @@ def summarize(outcomes: Iterable[PairOutcome]) -> list[dict[str, Any]]:
 def _figures(method: str, variant: str, group: list[PairOutcome]) -> dict[str, Any]:
     kept = [outcome for outcome in group if outcome.kept]
     strict = _figures_of(group)
-    medians = {name: float(np.median([outcome.strict_error(name) for outcome in group])) for name in group[0].corner_errors}
+    medians = {name: float(np.median([outcome.strict_error(name) for outcome in group]))
+               for name in group[0].corner_errors}
     return {
         "method": method, "variant": variant, "pairs": len(group), "dropped": len(group) - len(kept),
         "strict": strict, "paper": _figures_of(kept),

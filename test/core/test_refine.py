@@ -183,7 +183,8 @@ def test_nothing_is_added_where_the_scene_is_not_one_plane(image: np.ndarray) ->
     assert refiner.guide(refiner.refine(most, TwoPlanes.left), TwoPlanes.left, 0.2).indices is most.indices
 
 
-def test_surroundings_that_differ_leave_a_point_alone(image: np.ndarray, make_textured: Callable[..., np.ndarray]) -> None:
+def test_surroundings_that_differ_leave_a_point_alone(
+        image: np.ndarray, make_textured: Callable[..., np.ndarray]) -> None:
     case = Case(image, np.eye(3))
     np.testing.assert_array_equal(case.refined(make_textured(seed=9)), case.points1.astype(np.float32))
 
