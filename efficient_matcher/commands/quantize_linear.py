@@ -22,7 +22,7 @@ BITS = (4, 8, 16)
 
 @dataclass(frozen=True)
 class LinearOptions:
-    """superpoint, superglue: weight files. images: folder to calibrate on, needed for 8 bits. out: folder of the bundle.
+    """superpoint, superglue: weight files. images: to calibrate on, for 8 bits. out: folder of the bundle.
 
     bits: the recipe's if not given. recipe: file or name of one that ships. picture: PNG of histograms and ranges.
     name, licence: as for export.
@@ -106,7 +106,8 @@ def _eight_bits(options: LinearOptions, recipe: Any, superpoint: Any, images: li
     onnx.save(result.model, str(folder / EXTRACTOR_NAME))
     if options.picture is not None:
         write_bytes_atomic(options.picture, range_picture(model, result.histograms, result.ranges))
-    damages = {name: {key: asdict(value) for key, value in getattr(result, name).items()} for name in ("methods", "alone")}
+    damages = {name: {key: asdict(damage) for key, damage in found.items()}
+               for name, found in (("methods", result.methods), ("alone", result.alone))}
     return {"bits": 8, "calibration": result.calibration, "wider": result.wider, "damage": asdict(result.damage),
             "images": len(images), "ranges": result.ranges, **damages}
 
@@ -168,7 +169,8 @@ def _progress() -> Iterator[Any]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    rows = [("bits", str(report["bits"])), *((name, f"{size / 2**20:.3f} MiB") for name, size in report["bytes"].items())]
+    sizes = [(name, f"{size / 2**20:.3f} MiB") for name, size in report["bytes"].items()]
+    rows = [("bits", str(report["bits"])), *sizes]
     if report["bits"] == 8:
         damage = report["damage"]
         rows += [("calibration", report["calibration"]), ("left in float", ", ".join(report["wider"]) or "none"),

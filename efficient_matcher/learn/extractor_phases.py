@@ -105,7 +105,8 @@ def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> dict[str,
     weight, bias = grouped_convolution(branch.fuse.weight, branch.fuse.bias, BLOCK, (CELL // 2, CELL // 2))
     located = {"fuse": graph.conv("location/fuse", half, weight[order], bias[order], strides=[2, 2], pads=[1] * 4)}
     if branch.full is not None:
-        located["full"] = _grouped(graph, "location/full", x1, branch.full.weight, branch.full.bias, BLOCK, (CELL, CELL))
+        parts = branch.full.weight, branch.full.bias
+        located["full"] = _grouped(graph, "location/full", x1, *parts, inputs=BLOCK, outputs=(CELL, CELL))
     return located
 
 
@@ -140,7 +141,8 @@ def grouped_convolution(weight: Tensor, bias: Tensor, inputs: Size, outputs: Siz
     kernel = weight.shape[2:]
     before = [_blocks_before(size, group) for size, group in zip(kernel, inputs)]
     pads = [(size - 1) // 2 for size in kernel]
-    last = [((far - 1) * stride + size - 1 - pad) // near for far, near, size, pad in zip(outputs, inputs, kernel, pads)]
+    last = [((far - 1) * stride + size - 1 - pad) // near
+            for far, near, size, pad in zip(outputs, inputs, kernel, pads)]
     sizes = [first + 1 + final for first, final in zip(before, last)]
     spread = weight.new_zeros(*outputs, *weight.shape[:2], sizes[0] * inputs[0], sizes[1] * inputs[1])
     reach = [first * near - pad for first, near, pad in zip(before, inputs, pads)]

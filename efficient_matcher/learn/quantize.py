@@ -108,8 +108,8 @@ class Judge:
         return {"points": detect(outputs["scores"][0], self._config)[0], "coarse": outputs["descriptors"][0].copy()}
 
 
-def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe: LinearRecipe, notes: Path | None = None,
-             on_step: Callable[[str], None] = lambda what: None) -> Quantized:
+def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe: LinearRecipe,
+             notes: Path | None = None, on_step: Callable[[str], None] = lambda what: None) -> Quantized:
     """Calibrate on every second image [H,W] and judge on the others; the float `model` reads `image`.
 
     notes: file of measurements, gone on from and written as they are made. on_step: called before each step of work.

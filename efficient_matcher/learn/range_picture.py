@@ -1,4 +1,4 @@
-"""Histograms of activations and weights with the ranges chosen for 8 bits: what wide tails would cost is plain to see."""
+"""Histograms of activations and weights with the ranges chosen for 8 bits, wide tails plain to see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHOSEN, WEIGHTS, VALUES = "#c03020", "#3060a0", "#707070"
 
 
 def range_picture(model: onnx.ModelProto, histograms: Mapping[str, Histogram], ranges: Mapping[str, Range]) -> bytes:
-    """A PNG: left half activations, one panel a tensor, dashed lines at the chosen range; below them each layer's weights.
+    """A PNG: a panel for each tensor of activations, dashed lines at its range; below them each layer's weights.
 
     `model` is the float graph. Weights are over their output channel's largest, which is the range of 8 bits.
     """

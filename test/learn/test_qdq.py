@@ -17,7 +17,7 @@ from efficient_matcher.learn.extractor_graph import extractor_model  # noqa: E40
 from efficient_matcher.learn.extractor_phases import phased_extractor_model  # noqa: E402
 from efficient_matcher.learn.onnx_graph import FLOAT, Graph  # noqa: E402
 from efficient_matcher.learn.qdq import (  # noqa: E402
-    best_scale, eight_bit_nodes, four_bit_weights, half_weights, layers_of, quantized)
+    best_scale, eight_bit_nodes, four_bit_weights, half_weights, layers_of, quantized, rounded_with_sums)
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 
 POINT = SuperPointConfig((8,) * 8, 16, 16, 16, location_width=8)
@@ -108,3 +108,15 @@ def test_a_4_bit_scale_belongs_to_its_channel_and_cuts_outliers() -> None:
     values = np.stack([np.linspace(-7, 7, 400), np.append(np.linspace(-0.7, 0.7, 399), 1.0)]).astype(np.float32)
     scale = best_scale(values, 0, 7)
     assert scale[0, 0] == pytest.approx(1, rel=0.1) and 0.09 < scale[1, 0] < 0.13
+
+
+def test_rounding_keeps_the_sum_of_each_channel_and_its_zeros() -> None:
+    values = np.random.default_rng(0).normal(size=(16, 2, 3, 3)).astype(np.float32)
+    values[:, 0, 0] = 0
+    found = rounded_with_sums(values)
+    step = np.abs(values).max(axis=(1, 2, 3)) / 127
+    levels = found / step[:, None, None, None]
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
+    assert np.abs(levels).max() < 127.01 and not found[:, 0, 0].any()
+    assert (np.abs((found - values).sum(axis=(1, 2, 3))) <= 0.501 * step).all()
+    assert (np.abs(found - values).max(axis=(1, 2, 3)) <= 1.001 * step).all()

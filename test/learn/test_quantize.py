@@ -85,7 +85,9 @@ def test_a_stopped_run_measures_nothing_twice(
     assert len(calls) == 9  # other images: measured anew
 
 
-def test_notes_that_are_damaged_are_made_again(model: onnx.ModelProto, images: list[np.ndarray], tmp_path: Path) -> None:
+def test_notes_that_are_damaged_are_made_again(
+    model: onnx.ModelProto, images: list[np.ndarray], tmp_path: Path
+) -> None:
     (tmp_path / "notes.json").write_text("{")
     assert quantize(model, images, RECIPE, tmp_path / "notes.json").wider == ()
 
