@@ -54,7 +54,9 @@ class Loop:
     def __init__(self, model: nn.Module, config: LoopConfig, folder: Path, description: dict[str, Any]) -> None:
         """description: the settings that must agree for a checkpoint to be resumed."""
         self.model, self.config, self.folder = model, config, Path(folder)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+        # Buffers are copied, not averaged: of a first running variance of 1 a hundredth is left after 2,000 steps,
+        # which is more than the variance of an image between 0 and 1.
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay))
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay)
         self.description = json.loads(json.dumps({**description, "loop": asdict(config), "processes": world_size()}))

@@ -100,3 +100,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     with pytest.raises(TrainingError, match="cannot be written .*No space left"):
         loop.save()
     assert loop.checkpoint_path.read_bytes() == before and list(tmp_path.iterdir()) == [loop.checkpoint_path]
+
+
+def test_the_average_has_the_statistics_of_the_last_step(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    loop = Loop(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), CONFIG, tmp_path, {"kind": "toy"})
+    averaged = loop.run(step_of(loop))
+    assert torch.equal(averaged[0].running_var, loop.model[0].running_var)
+    assert not torch.equal(averaged[1].weight, loop.model[1].weight)
