@@ -96,8 +96,8 @@ class RefineConfig:
                                   unit="px", minimum=0.0, maximum=10.0)
     min_correlation: float = _setting(0.8, "points whose surroundings agree less after the move stay",
                                       minimum=0.0, maximum=1.0)
-    guided: bool = _setting(True, "add mutually most similar keypoints that the first homography and the images "
-                            "confirm; they score below all others")
+    guided: bool = _setting(False, "for planes and turning cameras: add mutually most similar keypoints that the first "
+                            "homography and the images confirm; they score below all others")
     guided_radius_px: float = _setting(5.0, "how near to where the first homography puts them, in pixels of the "
                                        "coarser image", unit="px", minimum=0.5, maximum=50.0)
     guided_min_similarity: float = _setting(0.3, "added matches have at least this cosine of their descriptors",
