@@ -84,7 +84,7 @@ def test_summary_is_on_disk_as_returned(
     assert stored == json.loads((tmp_path / "copy.json").read_text())
     assert stored["pairs"] == report["pairs"]
     assert stored["frames"] == {"received": 6, "processed": 6, "dropped": 0, "failed": 0, "failed_reasons": {}}
-    assert set(stored["latency_ms"]) == {"read", "extract", "match", "homography", "total"}
+    assert set(stored["latency_ms"]) == {"read", "extract", "match", "refine", "homography", "total"}
     assert set(stored["latency_ms"]["total"]) == {"min", "p10", "median", "p90", "p99", "max"}
     assert stored["config"]["geometry.min_inliers"] == 8
     assert not stored["stopped"] and stored["error"] is None
