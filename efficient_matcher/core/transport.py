@@ -41,8 +41,8 @@ def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iteratio
     """Sinkhorn's algorithm: similarity [N,M] and the dustbins' similarity -> assignment.
 
     Ends after `iterations`, or when the share of all mass by which rows are off is at most `tolerance`; columns are
-    exact. N, M >= 1 and finite values are required. The kernel is exp(similarity - row maximum); the scalings it is multiplied by are
-    moved into it when they grow, so similarities of +-60 and more neither overflow nor starve.
+    exact. N, M >= 1 and finite values are required. The kernel is exp(similarity - row maximum); the scalings it is
+    multiplied by are moved into it when they grow, so similarities of +-60 and more neither overflow nor starve.
     """
     log_u = -np.append(np.maximum(similarity.max(axis=1), dustbin), dustbin).astype(np.float32)
     log_v = np.zeros(similarity.shape[1] + 1, np.float32)

@@ -38,7 +38,8 @@ def random_homography(
 ) -> NDArray[np.float64]:
     """Draw H_0to1 [3,3] for an image of width x height pixels, acting about its centre.
 
-    long_side: what the perspective term is scaled by, the width if not given. Draws again until image 0 fills at least `minimum_overlap` of image 1.
+    long_side: what the perspective term is scaled by, the width if not given. Draws again until image 0 fills at least
+    `minimum_overlap` of image 1.
     """
     for _ in range(100):
         H_0to1 = _draw(rng, width, height, extent, long_side or width)

@@ -131,8 +131,6 @@ def _checked_value(value: Any, kind: Any, limits: Mapping[str, Any], name: str) 
         return _checked_value(value, next(a for a in arguments if a is not type(None)), limits, name)
     if is_dataclass(kind):
         return from_mapping(value, kind, f"{name}.")
-    if is_dataclass(kind):
-        return from_mapping(value, kind, f"{name}.")
     if origin is tuple:
         return _checked_tuple(value, arguments, limits, name)
     if origin is dict:

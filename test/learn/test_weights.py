@@ -22,9 +22,9 @@ GLUE = SuperGlueConfig(descriptor_dim=8, keypoint_encoder=(4,), layers=1, heads=
 
 
 def assert_same(network: torch.nn.Module, other: torch.nn.Module) -> None:
-    for (key, value), (other_key, other_value) in zip(network.state_dict().items(), other.state_dict().items()):
-        assert key == other_key
-        assert torch.equal(value, other_value)
+    state, other_state = network.state_dict(), other.state_dict()
+    assert list(state) == list(other_state)
+    assert all(torch.equal(value, other_state[key]) for key, value in state.items())
 
 
 def assert_refused(path: Path, message: str, load: Callable = load_superglue, config: object = None) -> None:
