@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How likely and how strong each change is; a strength is drawn uniformly up to the bound."""
+    """How likely and how strong each change is; a strength is drawn uniformly up to the bound where not said."""
 
     probability: float = 0.35  # of each change, independently
     together: float = 0.0  # share of the views that get every change: what a dark, shaken camera gives
     gamma: tuple[float, float] = (0.6, 1.6)
     gain: tuple[float, float] = (0.7, 1.3)
     offset: float = 25.0  # grey levels
-    noise_sigma: float = 9.0  # grey levels
-    blur_px: int = 5  # length of the motion blur
+    noise_sigma: float = 20.0  # grey levels; the square root is uniform, so that most of it is weak
+    blur_px: int = 7  # length of the motion blur
+    defocus_px: float = 2.5  # sigma of the Gaussian blur; drawn as the noise is
     jpeg_quality: tuple[int, int] = (35, 90)
 
 
@@ -30,8 +31,10 @@ def augment(image: NDArray[np.uint8], rng: np.random.Generator, config: AugmentC
         image = _light(image, rng, config)
     if rng.random() < probability:
         image = motion_blur(image, int(rng.integers(3, config.blur_px + 1)), rng.uniform(0, np.pi))
+    if rng.random() < 0.5 * probability:
+        image = cv2.GaussianBlur(image, (0, 0), 0.3 + config.defocus_px * rng.random() ** 2)
     if rng.random() < probability:
-        noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(1, config.noise_sigma)
+        noise = rng.standard_normal(image.shape, np.float32) * np.float32(1 + config.noise_sigma * rng.random() ** 2)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.random() < probability:
         quality = int(rng.integers(config.jpeg_quality[0], config.jpeg_quality[1] + 1))
