@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -115,6 +115,24 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_bundle() -> Callable[..., Path]:
     """`make_tiny_bundle(folder)`, for tests that alter a bundle."""
     return make_tiny_bundle
+
+
+@pytest.fixture()
+def variant_bundle(tmp_path: Path) -> Path:
+    """Folder of the tiny bundle with an extractor for OpenVINO whose scores are half of the other's."""
+    import onnx
+
+    from efficient_matcher.core.bundle import VARIANT_NAMES, file_sha256, read_card, write_card
+    folder = make_tiny_bundle(tmp_path / "two")
+    model, name = onnx.load(str(folder / "extractor.onnx")), VARIANT_NAMES["openvino"]
+    for node in model.graph.node:
+        node.output[:] = ["whole" if output == "scores" else output for output in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "half"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["whole", "half"], ["scores"]))
+    onnx.save(model, str(folder / name))
+    card = read_card(folder)
+    write_card(folder, replace(card, files={**card.files, name: file_sha256(folder / name)}))
+    return folder
 
 
 def make_tiny_bundle(folder: Path) -> Path:

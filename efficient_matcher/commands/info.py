@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
-from efficient_matcher.core.bundle import load_bundle
+from efficient_matcher.core.bundle import VARIANT_NAMES, load_bundle
 from efficient_matcher.files import write_json
 from efficient_matcher.records import ModelCard
 
@@ -18,7 +18,9 @@ def run(bundle: str, json: Path | None = None) -> dict[str, Any]:
     Raises BundleError naming file and field.
     """
     loaded = load_bundle(bundle)
-    report = {"bundle": str(loaded.path), "card": asdict(loaded.card), "bytes": _sizes(loaded.card, loaded.path)}
+    sizes = _sizes(loaded.card, loaded.path)
+    report = {"bundle": str(loaded.path), "card": asdict(loaded.card), "bytes": sizes,
+              "total_bytes": sum(sizes.values()), "variants": {kind: path.name for kind, path in loaded.variants.items()}}
     if json is not None:
         write_json(json, report)
     print_table("bundle, its files as the card says", card_rows(loaded.card, loaded.path))
@@ -38,6 +40,10 @@ def card_rows(card: ModelCard, folder: Path) -> list[tuple[str, str]]:
     sizes = _sizes(card, folder)
     for name, digest in card.files.items():
         rows[name] = f"{sizes[name] / 2**20:.2f} MiB, SHA-256 {digest}"
+    rows["all files"] = f"{sum(sizes.values()) / 2**20:.2f} MiB"
+    for kind, name in VARIANT_NAMES.items():
+        if name in card.files:
+            rows[f"extractor on {kind}"] = name
     return list(rows.items())
 
 

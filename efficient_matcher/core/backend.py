@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,23 +25,26 @@ DEVIATION = 0.06
 
 
 def open_model(path: Path, threads: int = 0, kind: str = REFERENCE, *, inputs: Sequence[str] = (),
-               outputs: Sequence[str] = (), free: Sequence[int] = (), fixed: bool = False) -> Backend:
+               outputs: Sequence[str] = (), free: Sequence[int] = (), fixed: bool = False,
+               variants: Mapping[str, Path] | None = None) -> Backend:
     """Load a model file on the runtime `kind`; `threads` 0 takes the process's CPU affinity.
 
     inputs, outputs: names the model must have. free: usual sizes of the free sides of its inputs, in their order,
     over and over; fixed: they hardly ever change. `auto` measures with them, and without them takes onnxruntime.
+    variants: files that single runtimes open in place of `path`.
     Raises BundleError when the file cannot be loaded or lacks a name, ConfigError for an unknown runtime,
     MatcherError for one that is not installed.
     """
     threads, exact = threads or available_threads(), tuple(free) if fixed else ()
+    paths = {name: Path((variants or {}).get(name, path)) for name in KINDS}
     if kind == AUTO:
-        model = _fastest(Path(path), threads, tuple(free), exact)
+        model = _fastest(paths, threads, tuple(free), exact)
     elif kind in KINDS:
-        model = KINDS[kind](Path(path), threads, exact)
+        model = KINDS[kind](paths[kind], threads, exact)
     else:
         raise ConfigError(f"unknown backend '{kind}', known: {', '.join([*KINDS, AUTO])}")
-    _require(path, "input", inputs, [spec.name for spec in model.specs])
-    _require(path, "output", outputs, model.outputs)
+    _require(model.path, "input", inputs, [spec.name for spec in model.specs])
+    _require(model.path, "output", outputs, model.outputs)
     return model
 
 
@@ -60,9 +63,10 @@ def agrees(outputs: Arrays, reference: Arrays) -> bool:
         and _rms(outputs[name] - wanted) <= DEVIATION * _rms(wanted) for name, wanted in reference.items())
 
 
-def _fastest(path: Path, threads: int, free: Sequence[int], exact: Sequence[int]) -> OnnxRuntime | OpenVino:
-    """The fastest runtime that is there, takes the model, and answers as the reference does."""
-    reference = KINDS[REFERENCE](path, threads, exact)
+def _fastest(paths: Mapping[str, Path], threads: int, free: Sequence[int],
+             exact: Sequence[int]) -> OnnxRuntime | OpenVino:
+    """The fastest runtime that is there, takes its file of `paths`, and answers as the reference does."""
+    reference = KINDS[REFERENCE](paths[REFERENCE], threads, exact)
     inputs = example_inputs(reference.specs, free)
     if inputs is None:
         return reference
@@ -71,7 +75,7 @@ def _fastest(path: Path, threads: int, free: Sequence[int], exact: Sequence[int]
     for kind in KINDS:
         if kind != REFERENCE:
             try:
-                model = KINDS[kind](path, threads, exact)
+                model = KINDS[kind](paths[kind], threads, exact)
                 if agrees(model.run(inputs), wanted):
                     candidates.append(model)
             except MatcherError:  # not installed, or an operator it lacks

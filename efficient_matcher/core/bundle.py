@@ -1,15 +1,16 @@
 """A model bundle on disk: the two networks and their card `model.yaml`, checked at load.
 
 The matcher is one file `matcher.onnx` that runs as a whole, or its stages in a file each: `matcher_encode.onnx`,
-`matcher_pair1.onnx`, `matcher_pair2.onnx` .. and `matcher_assign.onnx`.
+`matcher_pair1.onnx`, `matcher_pair2.onnx` .. and `matcher_assign.onnx`. Beside `extractor.onnx` there may be the same
+network as another runtime likes it, `extractor_openvino.onnx`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from efficient_matcher.records import READABLE_VERSIONS, ModelCard
 
 CARD_NAME = "model.yaml"
 EXTRACTOR_NAME = "extractor.onnx"
+VARIANT_NAMES = {"openvino": "extractor_openvino.onnx"}  # extractors for one runtime, by its name
 MATCHER_NAME = "matcher.onnx"
 ENCODE_NAME, ASSIGN_NAME = "matcher_encode.onnx", "matcher_assign.onnx"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 2 ms in place of 18, where PyYAML has libyaml
@@ -31,12 +33,14 @@ class Bundle:
     """A bundle whose card and hashes were found right. `path` is the folder.
 
     matcher: one file for a matcher that runs as a whole, else its stages in the order they run.
+    variants: files of the same extractor for single runtimes, by the runtime's name; all others take `extractor`.
     """
 
     card: ModelCard
     extractor: Path
     matcher: tuple[Path, ...]
     path: Path
+    variants: Mapping[str, Path] = field(default_factory=dict)
 
 
 def pair_name(pair: int) -> str:
@@ -54,7 +58,9 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     card = read_card(folder)
     for name, digest in card.files.items():
         _verify(folder / name, digest)
-    return Bundle(card, folder / EXTRACTOR_NAME, tuple(folder / name for name in matcher_files(card.files)), folder)
+    variants = {kind: folder / name for kind, name in VARIANT_NAMES.items() if name in card.files}
+    matcher = tuple(folder / name for name in matcher_files(card.files))
+    return Bundle(card, folder / EXTRACTOR_NAME, matcher, folder, variants)
 
 
 def matcher_files(files: Collection[str]) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ class Matcher:
         width, height = bundle.card.input_size
         size = network_side(config.input.height or height), network_side(config.input.width or width)
         extractor = open_model(bundle.extractor, threads, backend, inputs=("image",), outputs=("scores", "descriptors"),
-                               free=size, fixed=True)
+                               free=size, fixed=True, variants=bundle.variants)
         matcher = [open_model(path, threads, backend, inputs=inputs, outputs=outputs,
                               free=(config.extract.max_keypoints,))
                    for path, (inputs, outputs) in zip(bundle.matcher, interfaces(len(bundle.matcher)))]

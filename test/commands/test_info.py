@@ -20,6 +20,14 @@ def test_card_is_printed_and_written(tiny_bundle: Path, tmp_path: Path, capsys: 
     assert json.loads((tmp_path / "info.json").read_text())["card"]["extractor"]["descriptor_dim"] == 49
 
 
+def test_a_variant_and_all_bytes_are_shown(variant_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = info.run(str(variant_bundle))
+    assert report["variants"] == {"openvino": "extractor_openvino.onnx"}
+    assert report["total_bytes"] == sum(path.stat().st_size for path in variant_bundle.glob("*.onnx"))
+    printed = capsys.readouterr().out
+    assert "extractor on openvino" in printed and "all files" in printed
+
+
 def test_altered_file_is_named_and_nothing_written(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b")
     with (folder / "matcher.onnx").open("ab") as stream:

@@ -53,6 +53,29 @@ def test_a_matcher_in_stages(folder: Path) -> None:
         load_bundle(folder)
 
 
+def test_an_extractor_for_one_runtime(variant_bundle: Path, tiny_bundle: Path) -> None:
+    bundle = load_bundle(variant_bundle)
+    assert bundle.extractor == variant_bundle / "extractor.onnx"
+    assert bundle.variants == {"openvino": variant_bundle / "extractor_openvino.onnx"}
+    assert load_bundle(tiny_bundle).variants == {}
+
+
+def test_a_variant_the_card_does_not_list_is_not_used(variant_bundle: Path) -> None:
+    files = {name: file_sha256(variant_bundle / name) for name in ("extractor.onnx", "matcher.onnx")}
+    change_card(variant_bundle, files=files)
+    assert load_bundle(variant_bundle).variants == {}
+
+
+def test_a_variant_that_was_altered_or_is_missing(variant_bundle: Path) -> None:
+    path = variant_bundle / "extractor_openvino.onnx"
+    path.write_bytes(b"altered")
+    with pytest.raises(BundleError, match="extractor_openvino.onnx: SHA-256 is .*, the card's field files says"):
+        load_bundle(variant_bundle)
+    path.unlink()
+    with pytest.raises(BundleError, match="extractor_openvino.onnx: cannot be read: No such file"):
+        load_bundle(variant_bundle)
+
+
 def test_a_path_may_be_text(tiny_bundle: Path) -> None:
     assert load_bundle(str(tiny_bundle)).card.name == "tiny"
 

@@ -221,6 +221,31 @@ def test_a_pair_matches_on_other_runtimes(tiny_bundle: Path, warped_pair: object
     assert len(wanted & found) > 0.98 * len(wanted)
 
 
+@pytest.mark.parametrize("name, factor", [("onnxruntime", 1.0), ("openvino", 0.5), ("auto", 1.0)])
+def test_only_openvino_takes_its_variant(variant_bundle: Path, textured_image: np.ndarray, name: str,
+                                         factor: float) -> None:
+    pytest.importorskip("openvino")
+    scores = [Matcher.from_bundle(variant_bundle, Config().with_values({
+        "input.width": 320, "input.height": 240, "model.threads": 1, "extract.score_threshold": 0.0,
+        "model.backend": kind})).extract(textured_image).scores[:20] for kind in ("onnxruntime", name)]
+    np.testing.assert_allclose(scores[1], factor * scores[0], rtol=1e-3)  # `auto`: half a score does not agree
+
+
+def test_auto_measures_a_variant_that_agrees(tmp_path: Path, rival: Callable) -> None:
+    rival(lambda value: value, 0.5)
+    path, other = save_conv(tmp_path / "m.onnx"), save_conv(tmp_path / "v.onnx")
+    model = open_model(path, 1, "auto", free=(SIDE, SIDE), variants={"rival": other})
+    assert (model.name, model.path) == ("rival", other)
+    other.write_bytes(b"no model")
+    assert open_model(path, 1, "auto", free=(SIDE, SIDE), variants={"rival": other}).path == path
+
+
+def test_a_variant_of_other_names_is_told_by_its_file(tmp_path: Path, kind: str) -> None:
+    path, other = save_conv(tmp_path / "m.onnx"), save_conv(tmp_path / "v.onnx")
+    with pytest.raises(BundleError, match=r"v.onnx: has no output 'scores' \(has y\)"):
+        open_model(path, 1, kind, outputs=("scores",), variants={kind: other})
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the kernel's own figures")
 def test_memory_does_not_grow_with_the_sizes_seen(tiny_bundle: Path, kind: str) -> None:
     model = open_model(tiny_bundle / "matcher.onnx", 1, kind)
