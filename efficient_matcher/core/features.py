@@ -19,6 +19,7 @@ from efficient_matcher.errors import ImageError
 from efficient_matcher.records import Features, Frame
 
 CENTROID_REACH = 2  # sub-pixel positions come from (2 * 2 + 1)^2 pixels, as in training
+MOST_TIES = 24  # equal peaks that are compared one by one
 _STEPS = np.arange(-CENTROID_REACH, CENTROID_REACH + 1)
 _MOMENTS = np.array([(1, dx, dy) for dy in _STEPS for dx in _STEPS], np.float32)  # mass, x and y of a window
 
@@ -53,14 +54,12 @@ def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[NDArr
     Threshold, border and the distance between keypoints refer to whole pixels; the sub-pixel step
     then moves each keypoint by up to 2 px.
     """
-    sites = _peaks(score_map, config)
-    scores = score_map.ravel()[sites]
-    best = _top(scores, config.max_keypoints)
-    y, x = np.divmod(sites[best], score_map.shape[1])
+    sites = _peaks(score_map, config)[: config.max_keypoints]
+    y, x = np.divmod(sites, score_map.shape[1])
     points = np.column_stack([x, y]).astype(np.float32)
     if config.subpixel:
         points += _centroid_offsets(score_map, x, y)
-    return points, scores[best]
+    return points, score_map.ravel()[sites]
 
 
 def sample_descriptors(coarse: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -77,34 +76,50 @@ def sample_descriptors(coarse: NDArray[np.float32], points: NDArray[np.float32])
     y = np.column_stack([low[:, 1], low[:, 1], high[:, 1], high[:, 1]])
     right, down = (cells - low).astype(np.float32).T
     weights = np.column_stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down])
-    corners = coarse.reshape(-1, width).take(y * columns + x, axis=0)
-    sampled = np.matmul(weights[:, None], corners)[:, 0]
+    cells_flat = coarse.reshape(-1, width)
+    sites = y * columns + x
+    sampled = cells_flat.take(sites[:, 0], axis=0) * weights[:, :1]
+    for corner in (1, 2, 3):
+        sampled += cells_flat.take(sites[:, corner], axis=0) * weights[:, corner, None]
     norms = np.sqrt(np.einsum("nd,nd->n", sampled, sampled))
     sampled /= np.maximum(norms, np.float32(1e-12))[:, None]
     return sampled
 
 
 def _peaks(score_map: NDArray[np.float32], config: ExtractConfig) -> NDArray[np.int64]:
-    """Flat indices, in raster order, of the pixels that are the best within the radius."""
+    """Flat indices of the pixels that are the best within the radius, best first; of equal ones in raster order."""
     least = np.float32(max(config.score_threshold, np.finfo(np.float32).tiny))  # a score of zero is never a keypoint
-    candidates = score_map >= least
-    if config.nms_radius_px:
-        candidates &= score_map >= _dilated(score_map, config.nms_radius_px)
-    sites = np.flatnonzero(candidates)
-    if config.nms_radius_px and len(np.unique(score_map.ravel()[sites])) < len(sites):
-        sites = _first_of_ties(score_map, sites, config.nms_radius_px)
-    y, x = np.divmod(sites, score_map.shape[1])
-    border, (height, width) = config.border_px, score_map.shape
+    radius, (height, width) = config.nms_radius_px, score_map.shape
+    bar = least
+    if radius:
+        bar = _dilated(score_map, radius)
+        np.maximum(bar, least, out=bar)
+    sites = np.flatnonzero(score_map >= bar)
+    sites = sites[np.argsort(-score_map.ravel()[sites], kind="stable")]
+    if radius:
+        sites = _first_of_ties(score_map, sites, radius)
+    y, x = np.divmod(sites, width)
+    border = config.border_px
     return sites[(x >= border) & (y >= border) & (x < width - border) & (y < height - border)]
 
 
 def _first_of_ties(score_map: NDArray[np.float32], sites: NDArray[np.int64], radius: int) -> NDArray[np.int64]:
-    """Of equal peaks closer than the radius, those first in raster order.
+    """Of equal peaks closer than the radius, those first in raster order; `sites` come best first, then by raster.
 
-    Plateaus are the rule where a network is quantised or saturated; unique ranks decide there.
+    Plateaus are the rule where a network is quantised or saturated. Equal ones stand side by side in `sites`, so that
+    few comparisons find the near ones among them, but where a plateau is so wide that unique ranks over the whole map
+    decide faster.
     """
+    scores, (y, x) = score_map.ravel()[sites], np.divmod(sites, score_map.shape[1])
+    kept = np.ones(len(sites), bool)
+    for step in range(1, MOST_TIES):
+        later = np.flatnonzero(scores[step:] == scores[:-step]) + step
+        if not len(later):
+            return sites[kept]
+        near = (np.abs(x[later] - x[later - step]) <= radius) & (np.abs(y[later] - y[later - step]) <= radius)
+        kept[later[near]] = False
     ranks = np.zeros(score_map.shape, np.float32)
-    ranks.ravel()[sites] = np.arange(len(sites), 0, -1)
+    ranks.ravel()[np.sort(sites)] = np.arange(len(sites), 0, -1)
     return sites[ranks.ravel()[sites] == _dilated(ranks, radius).ravel()[sites]]
 
 
@@ -113,22 +128,15 @@ def _dilated(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     return cv2.dilate(values, np.ones((side, side), np.uint8))
 
 
-def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Indices of the best `count` scores, descending; of equal scores the earlier comes first."""
-    kept = np.arange(len(scores))
-    if len(scores) > count:
-        kept = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-    return kept[np.argsort(-scores[kept], kind="stable")][:count]
-
-
 def _centroid_offsets(score_map: NDArray[np.float32], x: NDArray[np.int64],
                       y: NDArray[np.int64]) -> NDArray[np.float32]:
     """From peaks at x, y [N] to the centroids of the scores around them, [N,2] px; windows end at the border."""
-    height, width = score_map.shape
-    xs, ys = x[:, None] + _STEPS, y[:, None] + _STEPS
-    sites = np.clip(ys, 0, height - 1)[:, :, None] * width + np.clip(xs, 0, width - 1)[:, None, :]
-    inside = ((ys >= 0) & (ys < height))[:, :, None] & ((xs >= 0) & (xs < width))[:, None, :]
-    windows = np.where(inside, score_map.ravel().take(sites), np.float32(0)).reshape(len(x), len(_MOMENTS))
+    reach, (height, width) = CENTROID_REACH, score_map.shape
+    windows = score_map
+    if len(x) and min(x.min(), y.min(), width - 1 - x.max(), height - 1 - y.max()) < reach:
+        windows, x, y, width = np.pad(score_map, reach), x + reach, y + reach, width + 2 * reach
+    sites = (y * width + x)[:, None] + (_STEPS[:, None] * width + _STEPS).ravel()
+    windows = windows.ravel().take(sites)
     moments = windows @ _MOMENTS
     return moments[:, 1:] / moments[:, :1]
 
