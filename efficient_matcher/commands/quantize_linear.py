@@ -60,7 +60,8 @@ def run(options: LinearOptions) -> dict[str, Any]:
         report = {"bundle": str(options.out), "recipe": asdict(recipe), **report, **_sizes(partial)}
         _tell_card(partial, report)
         replace_bundle(options.out, partial)
-    _notes_file(options.out).unlink(missing_ok=True)
+    for notes in options.out.parent.glob(_notes_file(options.out, "*").name):
+        notes.unlink()
     if options.json is not None:
         write_json(options.json, report)
     _print(report)
@@ -95,21 +96,35 @@ def _eight_bits(options: LinearOptions, recipe: Any, superpoint: Any, images: li
 
     from efficient_matcher.core.bundle import EXTRACTOR_NAME
     from efficient_matcher.learn.export import extractor_parity
-    from efficient_matcher.learn.extractor_graph import extractor_model
-    from efficient_matcher.learn.extractor_phases import phased_extractor_model
     from efficient_matcher.learn.quantize import quantize
     from efficient_matcher.learn.range_picture import range_picture
-    model = (phased_extractor_model if recipe.layout == "phases" else extractor_model)(superpoint)
-    extractor_parity(model, superpoint)
-    with _progress() as on_step:
-        result = quantize(model, images, recipe, _notes_file(options.out), on_step)
-    onnx.save(result.model, str(folder / EXTRACTOR_NAME))
-    if options.picture is not None:
-        write_bytes_atomic(options.picture, range_picture(model, result.histograms, result.ranges))
+    told = {}
+    for name, model in _layouts(recipe.layout, superpoint).items():
+        extractor_parity(model, superpoint)
+        with _progress(name) as on_step:
+            result = quantize(model, images, recipe, _notes_file(options.out, name), on_step)
+        onnx.save(result.model, str(folder / name))
+        told[name] = _told(result)
+        if options.picture is not None and name == EXTRACTOR_NAME:
+            write_bytes_atomic(options.picture, range_picture(model, result.histograms, result.ranges))
+    return {"bits": 8, "images": len(images), **told.pop(EXTRACTOR_NAME), "variants": told}
+
+
+def _layouts(layout: str, superpoint: Any) -> dict[str, Any]:
+    """The float graphs, by the file of the bundle that each is for."""
+    from efficient_matcher.core.bundle import EXTRACTOR_NAME, VARIANT_NAMES
+    from efficient_matcher.learn.extractor_graph import extractor_model
+    from efficient_matcher.learn.extractor_phases import phased_extractor_model
+    first = extractor_model(superpoint) if layout == "plain" else phased_extractor_model(superpoint)
+    variant = {VARIANT_NAMES["openvino"]: extractor_model(superpoint)} if layout == "both" else {}
+    return {EXTRACTOR_NAME: first, **variant}
+
+
+def _told(result: Any) -> dict[str, Any]:
     damages = {name: {key: asdict(damage) for key, damage in found.items()}
                for name, found in (("methods", result.methods), ("alone", result.alone))}
-    return {"bits": 8, "calibration": result.calibration, "wider": result.wider, "damage": asdict(result.damage),
-            "images": len(images), "ranges": result.ranges, **damages}
+    return {"calibration": result.calibration, "wider": result.wider, "damage": asdict(result.damage),
+            "ranges": result.ranges, **damages}
 
 
 def _stored_weights(folder: Path, bits: int) -> dict[str, Any]:
@@ -122,19 +137,21 @@ def _stored_weights(folder: Path, bits: int) -> dict[str, Any]:
 
 
 def _tell_card(folder: Path, report: dict[str, Any]) -> None:
-    from efficient_matcher.core.bundle import EXTRACTOR_NAME, file_sha256, read_card, write_card
+    from efficient_matcher.core.bundle import file_sha256, read_card, write_card
     from efficient_matcher.files import plain
     card = read_card(folder)
     bits = report["bits"]
     extractor = "int8" if bits == 8 else f"float32, weights stored in {bits} bits"
-    told = {key: report[key] for key in ("bits", "calibration", "wider", "damage", "images") if key in report}
+    keys = ("bits", "calibration", "wider", "damage", "images")
+    variants = report.get("variants") or {}
+    told = {key: report[key] for key in keys if key in report}
+    told.update({name: {key: found[key] for key in keys if key in found} for name, found in variants.items()})
     kept = {} if bits == 4 else card.measured
     write_card(folder, replace(
         card, extractor={**card.extractor, "precision": extractor},
         matcher=card.matcher if bits == 8 else {**card.matcher, "precision": extractor},
         measured=plain({**kept, "quantization": told}),
-        files={**{name: file_sha256(folder / name) for name in card.files}, EXTRACTOR_NAME: file_sha256(
-            folder / EXTRACTOR_NAME)}))
+        files={name: file_sha256(folder / name) for name in (*card.files, *variants)}))
 
 
 def _sizes(folder: Path) -> dict[str, Any]:
@@ -153,16 +170,16 @@ def _beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _notes_file(out: Path) -> Path:
-    return out.with_name(f".{out.name}.quantize.json")
+def _notes_file(out: Path, file: str) -> Path:
+    return out.with_name(f".{out.name}.{file}.quantize.json")
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
+def _progress(file: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("quantize: {task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("quantize " + file + ": {task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("")
         yield lambda what: progress.update(task, description=what)
@@ -172,9 +189,15 @@ def _print(report: dict[str, Any]) -> None:
     sizes = [(name, f"{size / 2**20:.3f} MiB") for name, size in report["bytes"].items()]
     rows = [("bits", str(report["bits"])), *sizes]
     if report["bits"] == 8:
-        damage = report["damage"]
-        rows += [("calibration", report["calibration"]), ("left in float", ", ".join(report["wider"]) or "none"),
-                 ("keypoints move by", f"{damage['shift_px']:.3f} px (median)"),
-                 ("keypoints lost", f"{100 * damage['lost']:.1f} %"),
-                 ("descriptors turn by", f"{damage['descriptor']:.4f} (1 - cosine)")]
+        rows += _damage_rows(report)
+        for name, found in report["variants"].items():
+            rows += [(name, ""), *_damage_rows(found)]
     print_table(report["bundle"], rows)
+
+
+def _damage_rows(told: dict[str, Any]) -> list[tuple[str, str]]:
+    damage = told["damage"]
+    return [("calibration", told["calibration"]), ("left in float", ", ".join(told["wider"]) or "none"),
+            ("keypoints move by", f"{damage['shift_px']:.3f} px (median)"),
+            ("keypoints lost", f"{100 * damage['lost']:.1f} %"),
+            ("descriptors turn by", f"{damage['descriptor']:.4f} (1 - cosine)")]

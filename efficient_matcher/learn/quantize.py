@@ -47,14 +47,15 @@ class LinearRecipe:
     """`quantize --method linear`. Of 4 and 16 bits, only `bits` counts: they are about stored weights alone.
 
     images: of the folder, evenly spread, half to calibrate and half to judge. calibration: `best` measures all.
-    layout: `phases` for onnxruntime's 8-bit kernels, `plain` for OpenVINO's. wider: layers that stay float anyway.
+    layout: `phases` for onnxruntime's 8-bit kernels, `plain` for OpenVINO's, `both` in a file each, calibrated and judged
+    each by itself. wider: layers that stay float anyway.
     """
 
     bits: int = setting(8, choices=(4, 8, 16))
     images: int = setting(16, minimum=2)
     calibration: Literal["best", "min-max", "percentile", "entropy", "mse"] = "best"
     percentile: float = setting(99.99, minimum=50, below=100)
-    layout: Literal["phases", "plain"] = "phases"
+    layout: Literal["phases", "plain", "both"] = "phases"
     limits: Limits = field(default_factory=Limits)
     wider: tuple[str, ...] = ()
 

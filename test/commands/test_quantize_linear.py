@@ -19,8 +19,11 @@ from typer.testing import CliRunner  # noqa: E402
 from efficient_matcher import Matcher  # noqa: E402
 from efficient_matcher.commands.app import app  # noqa: E402
 from efficient_matcher.commands.quantize_linear import LinearOptions, run  # noqa: E402
+from efficient_matcher.core.backend import agrees, open_model  # noqa: E402
 from efficient_matcher.core.bundle import load_bundle  # noqa: E402
 from efficient_matcher.errors import MatcherError  # noqa: E402
+from efficient_matcher.learn.quantize import LinearRecipe  # noqa: E402
+from efficient_matcher.learn.recipe import find_recipe, read_recipe  # noqa: E402
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 from efficient_matcher.learn.weights import save_weights  # noqa: E402
@@ -57,6 +60,25 @@ def test_eight_bits_from_weights_to_a_bundle_that_runs(options: LinearOptions, t
     assert told["damage"] == report["damage"] and told["ranges"]["image/float"] == [0, 255]
     image = np.random.default_rng(5).integers(0, 256, (64, 96), np.uint8)
     assert Matcher.from_bundle(tmp_path / "small").match(image, image).features0.descriptors.shape[1] == 16
+
+
+def test_both_layouts_are_written_and_each_is_told(options: LinearOptions, tmp_path: Path) -> None:
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text(RECIPE + "layout: both\n")
+    report = run(replace(options, out=tmp_path / "two", recipe=str(recipe)))
+    bundle = load_bundle(tmp_path / "two")  # every hash is checked
+    variant = bundle.variants["openvino"]
+    told = bundle.card.measured["quantization"]
+    assert told[variant.name]["damage"] == report["variants"][variant.name]["damage"]
+    assert set(report["bytes"]) == set(bundle.card.files) > {"extractor.onnx", variant.name}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.yaml", "two"]  # no notes are left
+    image = np.random.default_rng(5).integers(0, 256, (1, 1, 64, 96), np.uint8)
+    first, second = (open_model(path, 1).run({"image": image}) for path in (bundle.extractor, variant))
+    assert agrees(second, first) and variant.read_bytes() != bundle.extractor.read_bytes()
+
+
+def test_the_recipe_that_ships_writes_both_layouts() -> None:
+    assert read_recipe(find_recipe("quantize-int8"), LinearRecipe).layout == "both"
 
 
 @pytest.mark.parametrize("bits", [16, 4])
