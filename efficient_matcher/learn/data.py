@@ -21,8 +21,8 @@ from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography, warp
 from efficient_matcher.learn.labels import label_image
+from efficient_matcher.sources.image_sets import read_images
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 MINIMUM_SIDE_PX = 64
 SAVE_EVERY = 100  # images labelled between two writes of the cache
 
@@ -39,16 +39,13 @@ class ImageSet:
         return len(self.images)
 
 
-def load_images(folder: Path, limit: int | None = None) -> ImageSet:
-    """All images of a folder and its subfolders, as grey. Unreadable and tiny ones are skipped.
+def load_images(source: Path, limit: int | None = None, topic: str | None = None) -> ImageSet:
+    """The images of a folder, a tar file or a bag, as grey; `limit` and `topic` as in `image_sets.read_images`.
 
-    Raises SourceError when none is left.
+    Unreadable and tiny ones are skipped. Raises SourceError when none is left, or the source cannot be read.
     """
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)[:limit]
     names, images, skipped = [], [], {}
-    for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        name = str(path.relative_to(folder))
+    for name, image in read_images(source, topic, limit):
         if image is None:
             skipped[name] = "unreadable"
         elif min(image.shape) < MINIMUM_SIDE_PX:
@@ -57,7 +54,7 @@ def load_images(folder: Path, limit: int | None = None) -> ImageSet:
             names.append(name)
             images.append(image)
     if not images:
-        raise SourceError(f"{folder}: no usable image ({len(skipped)} skipped)")
+        raise SourceError(f"{source}: no usable image ({len(skipped)} skipped)")
     return ImageSet(names, images, skipped)
 
 
