@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.config import MatchConfig
 from efficient_matcher.core.stages import Network
-from efficient_matcher.core.transport import Assignment, optimal_transport
+from efficient_matcher.core.transport import OVER_RELAXATION, Assignment, optimal_transport
 from efficient_matcher.records import Features, Matches
 
 
@@ -39,7 +39,8 @@ class FeatureMatcher:
             run.advance()
             if not self._asks_at(depth):
                 continue
-            assignment = optimal_transport(*run.similarity(), config.transport_iterations, config.transport_tolerance)
+            assignment = optimal_transport(*run.similarity(), config.transport_iterations, config.transport_tolerance,
+                                           OVER_RELAXATION)
             kept = assignment.hopeful(config.drop_above if config.drop_above < 1 else np.inf)
             if self._ends(depth, assignment, min(counts)) or not (kept[0].any() and kept[1].any()):
                 break

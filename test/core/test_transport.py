@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efficient_matcher.core.transport import Assignment, optimal_transport
+from efficient_matcher.core.transport import OVER_RELAXATION, Assignment, optimal_transport
 
 
 def log_domain(similarity: np.ndarray, dustbin: float, iterations: int) -> np.ndarray:
@@ -109,3 +109,22 @@ def test_hopeful_are_those_not_surely_without_a_partner() -> None:
     rows, columns = Assignment(values, 20).hopeful(np.float32(0.95))
     assert rows.tolist() == [True, False, True] and columns.tolist() == [True, True]
     assert Assignment(values, 20).hopeful(0.5)[0].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("spread", [1.0, 10.0, 60.0])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (30, 30), (41, 17)])
+def test_longer_steps_end_in_the_same_place(spread: float, shape: tuple[int, int]) -> None:
+    similarity = np.random.default_rng(shape[0]).uniform(-spread, spread, shape)
+    for dustbin in (-spread, 1.0, spread):
+        expected = log_domain(similarity, dustbin, 600)
+        found = optimal_transport(similarity, dustbin, 300, relaxation=OVER_RELAXATION).values
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_longer_steps_take_fewer_iterations() -> None:
+    similarity = np.random.default_rng(0).normal(0, 3, (60, 70)) + 12 * np.eye(60, 70)
+    plain = optimal_transport(similarity, 6.0, 200, 1e-4)
+    relaxed = optimal_transport(similarity, 6.0, 200, 1e-4, OVER_RELAXATION)
+    assert relaxed.iterations < 0.7 * plain.iterations
+    np.testing.assert_allclose(relaxed.values.sum(axis=0), [1] * 70 + [60], rtol=1e-4)
+    np.testing.assert_allclose(relaxed.values, plain.values, atol=1e-2)
