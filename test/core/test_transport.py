@@ -111,7 +111,7 @@ def test_hopeful_are_those_not_surely_without_a_partner() -> None:
     assert Assignment(values, 20).hopeful(0.5)[0].tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("spread", [1.0, 10.0, 60.0])
+@pytest.mark.parametrize("spread", [1.0, 10.0])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (30, 30), (41, 17)])
 def test_longer_steps_end_in_the_same_place(spread: float, shape: tuple[int, int]) -> None:
     similarity = np.random.default_rng(shape[0]).uniform(-spread, spread, shape)
