@@ -65,13 +65,14 @@ def homography(
     set_: SetOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Leave the single pairs out of the JSON.")] = False,
 ) -> None:
     """Homographies of image pairs against the truth: AUC of the corner error, precision, recall, causes of failure."""
     from efficient_matcher.commands import evaluate as command
     methods = tuple(entry.value for entry in method or [Method.bundle])
     command.run(pairs, images=images, config=settings_of(config, set_, (bundle or [None])[0], threads),
                 methods=methods, bundles=bundle or (), variant=variant.value, limit=limit, json=json,
-                worst=worst or (8 if pictures else 0), pictures=pictures)
+                worst=worst or (8 if pictures else 0), pictures=pictures, summary=summary)
 
 
 def make_pairs(

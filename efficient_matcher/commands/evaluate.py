@@ -24,13 +24,13 @@ from efficient_matcher.sources.pairs import read_pairs
 def run(
     pairs: Path, *, images: Path | None = None, config: Config = Config(), methods: Sequence[str] = (BUNDLE,),
     bundles: Sequence[str] = (), variant: str = "both", limit: int | None = None, json: Path | None = None,
-    worst: int = 0, pictures: Path | None = None,
+    worst: int = 0, pictures: Path | None = None, summary: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate, print the tables, write what was asked for; returns the figures per method and variant.
 
     pairs: list file; images: their folder, by default `images` beside it. methods: of `evaluate.candidates.METHODS`.
     bundles: those compared, by default the config's one. variant: clean, hard or both. limit: only the first so many
-    pairs. json: report file. worst: so many of each method's worst pairs are explained, and drawn in the folder
+    pairs. json: report file; summary: without what came of each single pair. worst: so many of each method's worst pairs are explained, and drawn in the folder
     `pictures`. Raises MatcherError.
     """
     check_choice("variant", [variant], (*VARIANTS, "both"))
@@ -48,7 +48,8 @@ def run(
     if json is not None:
         settings = {"pairs": pairs, "images": images or pairs.parent / "images", "limit": limit, "variants": variants,
                     "methods": list(candidates.matchers), **config.values()}
-        write_json(json, {**_report(figures, outcomes, settings, candidates), "worst": explained})
+        rows = () if summary else outcomes
+        write_json(json, {**_report(figures, rows, settings, candidates), "worst": explained})
     return figures
 
 

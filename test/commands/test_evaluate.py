@@ -49,6 +49,12 @@ def test_report_and_table(pairs: Path, config: Config, tmp_path: Path, capsys: p
     assert len(report["pairs"]) == 4 and report["pairs"][0]["corner_errors"]["ransac"] < 5
 
 
+def test_a_summary_holds_the_same_figures_and_no_pairs(pairs: Path, config: Config, tmp_path: Path) -> None:
+    figures = run(pairs, config=config, methods=["orb"], variant="clean", json=tmp_path / "short.json", summary=True)
+    report = json.loads((tmp_path / "short.json").read_text())
+    assert report["results"] == figures and figures[0]["pairs"] == 2 and report["pairs"] == []
+
+
 def test_baseline_alone_needs_no_bundle(pairs: Path) -> None:
     missing = Config().with_values({"model.bundle": "nowhere"})
     figures = run(pairs, config=missing, methods=["orb"], variant="clean", limit=1)
