@@ -19,7 +19,7 @@ from efficient_matcher.commands.common import print_table
 from efficient_matcher.config import Config
 from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.errors import ConfigError
-from efficient_matcher.evaluate.latency import DENSE, RIVALS, BenchPlan, bench, turns
+from efficient_matcher.evaluate.latency import COUNTED, DENSE, RIVALS, BenchPlan, bench, turns
 from efficient_matcher.evaluate.motion import moving_view
 from efficient_matcher.files import write_json
 from efficient_matcher.records import Frame
@@ -48,7 +48,7 @@ def run(
     plan = BenchPlan(tuple(dict.fromkeys(rivals)), rounds, frames, dense_frames, starts)
     pictures = _frames(images, topic, config)
     machine = machine_facts()
-    with progress(turns(plan)) as on_turn:
+    with progress(turns(plan, config)) as on_turn:
         figures = bench(pictures, config, plan, on_turn)
     height, width = pictures[0].shape
     report = {"command": "bench", "version": efficient_matcher.__version__, **figures,
@@ -91,8 +91,10 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "tracked frame ms", _spread(report["tracked_frame_ms"])
     for stage, value in report["stages_ms"].items():
         yield f"  {stage}", _spread(value)
-    if (share := report.get("outside_networks_share")) is not None:
-        yield "outside the networks", f"{100 * share:.1f} % of the frame"
+    yield "in the networks", f"{_spread(report['networks_ms'])}   ({COUNTED['networks']})"
+    yield "outside the networks", f"{100 * report['outside_networks_share']:.1f} % of the frame ({COUNTED['outside']})"
+    if (refined := report.get("refined")) is not None:
+        yield from _refined_rows(refined)
     yield "garbage collector", (f"{report['gc']['pauses']} pauses, longest {report['gc']['longest_ms']:.1f} ms, "
                                 f"{report['gc']['total_ms']:.1f} ms in all")
     for name, rival in report["rivals"].items():
@@ -108,6 +110,13 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if load is not None and load > BUSY_SHARE * report["threads"]:
         yield "machine busy", f"load average was {load:.1f} before the start: times and ratios say little"
     yield "bundle", f"{report['bundle']['name']} {report['bundle']['hash'][:12]} on {report['backend']}"
+
+
+def _refined_rows(refined: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    ratio = refined[f"ratio_to_{DENSE}"]
+    yield "with refinement ms", _spread(refined["tracked_frame_ms"]) + (
+        "" if ratio is None else f"   {DENSE} takes {ratio:.2f} times as long")
+    yield "  refine", _spread(refined["stages_ms"]["refine"])
 
 
 def _spread(value: dict[str, float]) -> str:

@@ -28,9 +28,12 @@ from efficient_matcher.core.backend import available_threads
 from efficient_matcher.errors import MatcherError
 
 OURS = "ours"
+REFINED = "refined"
 DENSE = "dense_torch"
 RIVALS = (DENSE, "sift", "orb")
 OVERALL = ("total", "networks", "latency")  # of a frame's times, those that are no stage of it
+COUNTED = {"networks": "time inside the runtime, all runs of extractor and matcher",
+           "outside": "conversion, peaks and their descriptors, optimal transport, mutual check, homography"}
 SETTLE_S = 0.05  # idle threads of the contestant before spin for a while
 
 
@@ -154,28 +157,35 @@ def bench(frames: Sequence[NDArray[np.uint8]], config: Config, plan: BenchPlan =
           on_turn: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
     """Measure on frames [H,W], neighbours in time; returns the figures, ready for a report.
 
-    `ratio_to_dense_torch` is median over median, None where torch is not installed. on_turn: called after
-    each turn. Raises MatcherError when a contestant fails or fewer than two frames are given.
+    The tracked frame is extraction, matching and homography. `refined`: the same and refinement as configured, left
+    out where that is off. `ratio_to_dense_torch` is median over median, None where torch is not installed. on_turn:
+    called after each turn. Raises MatcherError when a contestant fails or fewer than two frames are given.
     """
     threads = config.model.threads or available_threads()
     rivals, skipped = _available(plan.rivals)
     with tempfile.TemporaryDirectory(prefix="efficient-matcher-bench-") as folder:
-        job = make_job(frames, Path(folder), config)
+        job = make_job(frames, Path(folder), without_refinement(config))
+        refined = {REFINED: {**job, "settings": config.values(), "contestant": OURS}} if config.refine.enabled else {}
         starts = [_first_result_s(job) for _ in range(plan.starts - 1)]
-        records, first_result_s = take_turns({name: job for name in (OURS, *rivals)}, plan, on_turn)
-    ours = records.pop(OURS)
-    others = {name: record.summary() for name, record in records.items()}
+        records, first_result_s = take_turns({OURS: job, **refined, **{name: job for name in rivals}}, plan, on_turn)
     starts.append(first_result_s)
+    others = {name: records[name] for name in rivals}
     return {
-        **{f"ratio_to_{name}": _ratio(others.get(name), ours) for name in RIVALS},
-        **ours.summary(), "first_result_s": float(np.median(starts)), "first_results_s": starts, "threads": threads,
-        "backend": config.model.backend, "rivals": others, "skipped": skipped,
+        **_figures(records[OURS], others), **{name: _figures(records[name], others) for name in refined},
+        "first_result_s": float(np.median(starts)), "first_results_s": starts, "threads": threads,
+        "backend": config.model.backend, "counted": COUNTED,
+        "rivals": {name: record.summary() for name, record in others.items()}, "skipped": skipped,
     }
 
 
-def turns(plan: BenchPlan) -> int:
+def turns(plan: BenchPlan, config: Config) -> int:
     """How often `on_turn` is called."""
-    return plan.rounds * (1 + len(_available(plan.rivals)[0]))
+    return plan.rounds * (1 + config.refine.enabled + len(_available(plan.rivals)[0]))
+
+
+def without_refinement(config: Config) -> Config:
+    """The networks alone: what the protocol calls a tracked frame."""
+    return config.with_values({"refine.enabled": False})
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -224,10 +234,10 @@ def _available(rivals: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return [name for name in rivals if name not in skipped], skipped
 
 
-def _ratio(rival: dict[str, Any] | None, ours: Record) -> float | None:
-    if rival is None:
-        return None
-    return rival["tracked_frame_ms"]["median"] / ours.median_ms
+def _figures(own: Record, others: Mapping[str, Record]) -> dict[str, Any]:
+    """Of one way of running the bundle, beside its rivals; the ratio to one that is not there is None."""
+    ratios = {f"ratio_to_{name}": others[name].median_ms / own.median_ms if name in others else None for name in RIVALS}
+    return {**ratios, **own.summary()}
 
 
 def _write_frames(frames: Sequence[NDArray[np.uint8]], folder: Path) -> str:

@@ -1,5 +1,6 @@
 """How the cost of a tracked frame grows: with keypoints, resolution, threads and cameras; and what two runtimes and
-two ways of sharing the threads make of it. Every table's variants take turns in one run, as in `latency`."""
+two ways of sharing the threads make of it. Every table's variants take turns in one run, as in `latency`, and the frame is
+the same: extraction, matching and homography, without refinement."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 from efficient_matcher.config import Config
 from efficient_matcher.core.backend import available_threads
 from efficient_matcher.errors import ConfigError, MatcherError
-from efficient_matcher.evaluate.latency import OURS, BenchPlan, make_job, take_turns
+from efficient_matcher.evaluate.latency import OURS, BenchPlan, make_job, take_turns, without_refinement
 from efficient_matcher.evaluate.motion import moving_view
 
 FRAME_COUNT = 24
@@ -86,7 +87,7 @@ def growth(rows: Sequence[Mapping[str, Any]], low: float, high: float) -> float 
 
 
 def _job(variant: Variant, config: Config, folder: Path) -> dict[str, Any]:
-    config = config.with_values(variant.settings)
+    config = without_refinement(config).with_values(variant.settings)
     frames = moving_view(FRAME_COUNT, *_size(config))
     return make_job(frames, folder, config, contestant=OURS, cameras=variant.cameras, overlap=variant.overlap)
 

@@ -30,7 +30,10 @@ def test_report_holds_every_figure(config: Config, tmp_path: Path, capsys: pytes
             "backend", "bundle", "settings", "machine"} <= set(report)
     assert report["ratio_to_dense_torch"] is None
     assert report["frames"]["count"] == 4 and report["frames"]["width"] == 320
-    assert "tracked frame ms" in capsys.readouterr().out
+    assert {"refine"} == set(report["refined"]["stages_ms"]) - set(report["stages_ms"])
+    assert set(report["counted"]) == {"networks", "outside"}
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "tracked frame ms" in printed and "with refinement ms" in printed and "inside the runtime" in printed
 
 
 def test_missing_bundle_is_found_before_anything_runs() -> None:

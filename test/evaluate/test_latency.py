@@ -39,8 +39,8 @@ def test_figures_of_a_small_run(frames: list[np.ndarray], config: Config) -> Non
     plan = BenchPlan(rivals=("orb",), rounds=2, frames=3, starts=1)
     taken: list[str] = []
     figures = bench(frames, config, plan, taken.append)
-    assert taken == ["ours", "orb", "orb", "ours"]
-    assert len(taken) == turns(plan)
+    assert taken == ["ours", "refined", "orb", "refined", "orb", "ours"]
+    assert len(taken) == turns(plan, config)
     assert figures["tracked_frame_ms"]["frames"] == 6
     assert 0 < figures["tracked_frame_ms"]["median"] <= figures["tracked_frame_ms"]["p99"]
     assert set(figures["stages_ms"]) >= {"extract", "match", "homography"}
@@ -52,6 +52,18 @@ def test_figures_of_a_small_run(frames: list[np.ndarray], config: Config) -> Non
     rival = figures["rivals"]["orb"]["tracked_frame_ms"]["median"]
     assert figures["ratio_to_orb"] == pytest.approx(rival / figures["tracked_frame_ms"]["median"])
     assert figures["ratio_to_dense_torch"] is None
+    refined = figures["refined"]
+    assert "refine" not in figures["stages_ms"] and refined["stages_ms"]["refine"]["median"] > 0
+    assert refined["ratio_to_orb"] == pytest.approx(rival / refined["tracked_frame_ms"]["median"])
+    assert refined["ratio_to_dense_torch"] is None and refined["tracked_frame_ms"]["frames"] == 6
+
+
+def test_without_refinement_there_is_one_way_to_run_the_bundle(frames: list[np.ndarray], config: Config) -> None:
+    taken: list[str] = []
+    plain, plan = config.with_values({"refine.enabled": False}), BenchPlan(rivals=(), rounds=1, frames=2, starts=1)
+    figures = bench(frames, plain, plan, taken.append)
+    assert taken == ["ours"] and turns(plan, plain) == 1
+    assert "refined" not in figures and figures["tracked_frame_ms"]["frames"] == 2
 
 
 def test_dense_networks_are_left_out_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
