@@ -152,7 +152,7 @@ class SharedValues:
             weight.copy_((sums / self._counts[name])[self._members[name]].view(weight.shape))
 
     def _sums(self, name: str, values: Tensor) -> Tensor:
-        empty = torch.zeros(len(self._counts[name]), dtype=values.dtype)
+        empty = values.new_zeros(len(self._counts[name]))
         return empty.index_add_(0, self._members[name], values.reshape(-1))
 
     def _summed(self, name: str, gradient: Tensor, moves: Tensor) -> Tensor:

@@ -109,20 +109,21 @@ class PairConfig:
 class PairBatch:
     """images [2B,1,h,w] in [0,1], first all views 0, then all views 1; H_0to1 [B,3,3] float32.
 
-    clean: the same before light, blur, noise and compression changed them. labels: one [N,3] (x, y, share) array
+    clean: the same before light, blur, noise and compression changed them, if asked for. labels: one [N,3] (x, y, share) array
     for each of the 2B views.
     """
 
     images: Tensor
-    clean: Tensor
+    clean: Tensor | None
     H_0to1: Tensor
     labels: list[NDArray[np.float32]]
 
 
 def pair_batch(
-    images: ImageSet, labels: Sequence[NDArray[np.float32]], config: PairConfig, seed: int, step: int
+    images: ImageSet, labels: Sequence[NDArray[np.float32]], config: PairConfig, seed: int, step: int,
+    with_clean: bool = False,
 ) -> PairBatch:
-    """The batch of one step."""
+    """The batch of one step; with_clean: a teacher reads the unchanged views."""
     rng = np.random.default_rng([seed, step])
     clean0, clean1, labels0, labels1, transforms = [], [], [], [], []
     for index in rng.choice(len(images), config.pairs, replace=len(images) < config.pairs):
@@ -136,7 +137,8 @@ def pair_batch(
         transforms.append(H_0to1)
     clean = clean0 + clean1
     views = [augment(view, rng, config.photometric) for view in clean]
-    return PairBatch(_stacked(views), _stacked(clean), torch.from_numpy(np.stack(transforms)).float(), labels0 + labels1)
+    H_0to1 = torch.from_numpy(np.stack(transforms)).float()
+    return PairBatch(_stacked(views), _stacked(clean) if with_clean else None, H_0to1, labels0 + labels1)
 
 
 def _stacked(views: list[NDArray[np.uint8]]) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from efficient_matcher.learn.channels import Network, narrow
 from efficient_matcher.learn.cluster import SharedValues
+from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
 from efficient_matcher.learn.prune import Masks, Ramp, prune_magnitude, weight_layers
@@ -86,7 +87,7 @@ class JointFinetuning:
 
 def finetune_superpoint(
     start: SuperPoint, images: ImageSet, labels: Labels | None, recipe: SuperPointFinetuning, folder: Path,
-    teacher: SuperPoint | None = None,
+    teacher: SuperPoint | None = None, compute: Compute = Compute(),
 ) -> tuple[SuperPoint, float]:
     """Finetune (or go on) in `folder`; returns the averaged network and the hours spent.
 
@@ -98,21 +99,24 @@ def finetune_superpoint(
     if recipe.half_stem and not student.config.half_stem:
         student = with_half_stem(student, recipe.loop.seed)
     config = extractor_training(student, recipe.pairs)
-    learner = Learner(student.train(), config.descriptor_scale).to(memory_format=torch.channels_last)
+    learner = Learner(student.train(), config.descriptor_scale).to(compute.device, memory_format=torch.channels_last)
+    teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
     labels = labels if labels is not None else no_labels(images)
-    loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher])
+    loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
         pruning.before(loop.step)
-        batch = pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index)
-        outputs = student(batch.images.contiguous(memory_format=torch.channels_last))
-        return extractor_loss(learner, batch, outputs, config, loop.step / recipe.loop.steps, recipe.task, teacher,
+        batch = compute.moved(pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index,
+                                         with_clean=teacher is not None))
+        outputs = compute.run(student, batch.images.contiguous(memory_format=torch.channels_last))
+        taught = None if teacher is None else compute.run(answers, teacher, batch.clean)
+        return extractor_loss(learner, batch, outputs, config, loop.step / recipe.loop.steps, recipe.task, taught,
                               recipe.distill)
 
     averaged = loop.run(step)
     pruning.hold([averaged.network])
-    return averaged.network.eval(), loop.seconds / 3600
+    return averaged.network.eval().cpu(), loop.seconds / 3600
 
 
 def extractor_training(student: SuperPoint, pairs: PairConfig) -> SuperPointTraining:
@@ -122,15 +126,18 @@ def extractor_training(student: SuperPoint, pairs: PairConfig) -> SuperPointTrai
 
 def extractor_loss(
     learner: Learner, batch: PairBatch, outputs: tuple[Tensor, Tensor], config: SuperPointTraining, progress: float,
-    task: float, teacher: SuperPoint | None, distill: ExtractorDistillation,
+    task: float, taught: tuple[Tensor, Tensor] | None, distill: ExtractorDistillation,
 ) -> tuple[Tensor, dict[str, float]]:
-    """`task` times the losses of training plus the distillation; and the parts for the log."""
+    """`task` times the losses of training plus the distillation; and the parts for the log.
+
+    taught: what the teacher answers to `batch.clean`.
+    """
     total, parts = outputs[0].sum() * 0, {}
     if task:
         loss, parts = superpoint_loss(learner, batch, config, progress, outputs)
         total = total + task * loss
-    if teacher is not None and distill:
-        loss, distilled = extractor_distillation(outputs, answers(teacher, batch.clean), distill)
+    if taught is not None and distill:
+        loss, distilled = extractor_distillation(outputs, taught, distill)
         total, parts = total + loss, {**parts, **distilled}
     return total, parts
 
@@ -184,11 +191,12 @@ class Pruning:
 
 
 def begun_loop(model: nn.Module, recipe: Any, what: str, folder: Path, starts: list[Network],
-               teachers: list[Network | None]) -> Loop:
+               teachers: list[Network | None], compute: Compute) -> Loop:
     """The loop of a finetuning run, resumed if its folder holds one of the same recipe and the same weights."""
     loop = Loop(model, recipe.loop, folder, {
         "kind": f"finetune {what}", **to_mapping(recipe), "start": [fingerprint(network) for network in starts],
-        "teacher": [fingerprint(network) for network in teachers if network is not None]})
+        "teacher": [fingerprint(network) for network in teachers if network is not None],
+        **compute.description})
     loop.resume()
     return loop
 
@@ -198,5 +206,5 @@ def fingerprint(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

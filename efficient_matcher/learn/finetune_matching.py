@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efficient_matcher.learn.channels import narrow
+from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, pair_batch
 from efficient_matcher.learn.distill import assignment_distillation
 from efficient_matcher.learn.finetune import (
@@ -36,32 +37,35 @@ class Pair(nn.Module):
 
 
 def finetune_superglue(
-    start: SuperGlue, views: ViewSet, recipe: SuperGlueFinetuning, folder: Path, teacher: SuperGlue | None = None
+    start: SuperGlue, views: ViewSet, recipe: SuperGlueFinetuning, folder: Path, teacher: SuperGlue | None = None,
+    compute: Compute = Compute(),
 ) -> tuple[SuperGlue, float]:
     """Finetune a matcher (or go on) in `folder` on the features in `views`, which the teacher matches as well.
 
     Returns the averaged network and the hours spent. Raises PruneError, RecipeError and TrainingError.
     """
     torch.manual_seed(recipe.loop.seed)
-    student = (narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start).train()
+    student = (narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start).train().to(compute.device)
+    teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
     config = SuperGlueTraining(network=student.config, views=recipe.views)
-    loop = begun_loop(student, recipe, "superglue", folder, [start], [teacher])
+    loop = begun_loop(student, recipe, "superglue", folder, [start], [teacher], compute)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
         pruning.before(loop.step)
         rng = np.random.default_rng([recipe.loop.seed, batch_index])
-        batch = draw_pairs(views, recipe.pairs, recipe.keypoints, rng)
-        return matching_loss(student, batch, config, recipe.task, teacher, batch, recipe.distill)
+        batch = compute.moved(draw_pairs(views, recipe.pairs, recipe.keypoints, rng))
+        return matching_loss(student, batch, config, recipe.task, teacher, batch, recipe.distill, compute)
 
     averaged = loop.run(step)
     pruning.hold([averaged])
-    return averaged.eval(), loop.seconds / 3600
+    return averaged.eval().cpu(), loop.seconds / 3600
 
 
 def finetune_both(
     superpoint: SuperPoint, superglue: SuperGlue, images: ImageSet, labels: Labels | None, recipe: JointFinetuning,
     folder: Path, teachers: tuple[SuperPoint, SuperGlue] | None = None,
+    compute: Compute = Compute(),
 ) -> tuple[SuperPoint, SuperGlue, float]:
     """Finetune both networks together (or go on) in `folder`; returns them averaged, and the hours spent.
 
@@ -69,49 +73,52 @@ def finetune_both(
     """
     torch.manual_seed(recipe.loop.seed)
     config = extractor_training(superpoint, recipe.pairs)
-    pair = Pair(superpoint.train(), superglue.train(), config.descriptor_scale)
+    pair = Pair(superpoint.train(), superglue.train(), config.descriptor_scale).to(compute.device)
     pruning = Pruning([(superpoint, recipe.prune_superpoint), (superglue, recipe.prune_superglue)], recipe.keep_zeros,
                       recipe.loop.steps, recipe.keep_codebooks)
     views = ViewConfig(width=recipe.pairs.width, height=recipe.pairs.height)
     matching = SuperGlueTraining(network=superglue.config, views=views)
     labels = labels if labels is not None else no_labels(images)
-    loop = begun_loop(pair, recipe, "both", folder, [superpoint, superglue], list(teachers or ()))
-    dense, dense_matcher = teachers or (None, None)
+    loop = begun_loop(pair, recipe, "both", folder, [superpoint, superglue], list(teachers or ()), compute)
+    dense, dense_matcher = [network.to(compute.device) for network in teachers] if teachers else (None, None)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
         pruning.before(loop.step)
-        batch = pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index)
-        outputs = superpoint(batch.images.contiguous(memory_format=torch.channels_last))
+        batch = compute.moved(pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index,
+                                         with_clean=dense is not None))
+        outputs = compute.run(superpoint, batch.images.contiguous(memory_format=torch.channels_last))
         features = read_features(*outputs, recipe.keypoints)
-        taught = None if dense is None else read_features(*answers(dense, batch.images), recipe.keypoints, features[0])
+        taught = None if dense is None else read_features(
+            *compute.run(answers, dense, batch.images), recipe.keypoints, features[0])
         loss, parts = matching_loss(
             superglue, as_batch(features, batch.H_0to1), matching, recipe.matching, dense_matcher,
-            None if taught is None else as_batch(taught, batch.H_0to1), recipe.distill_matching)
+            None if taught is None else as_batch(taught, batch.H_0to1), recipe.distill_matching, compute)
+        told = None if dense is None else compute.run(answers, dense, batch.clean)
         own, own_parts = extractor_loss(pair.extractor, batch, outputs, config, loop.step / recipe.loop.steps,
-                                        recipe.task, dense, recipe.distill)
+                                        recipe.task, told, recipe.distill)
         return loss + own, {**parts, **own_parts}
 
     averaged = loop.run(step)
     networks = averaged.extractor.network, averaged.matcher
     pruning.hold(list(networks))
-    return networks[0].eval(), networks[1].eval(), loop.seconds / 3600
+    return networks[0].eval().cpu(), networks[1].eval().cpu(), loop.seconds / 3600
 
 
 def matching_loss(
     student: SuperGlue, batch: MatchBatch, config: SuperGlueTraining, task: float, teacher: SuperGlue | None,
-    taught: MatchBatch | None, distill: float,
+    taught: MatchBatch | None, distill: float, compute: Compute = Compute(),
 ) -> tuple[Tensor, dict[str, float]]:
     """`task` times the matcher's loss plus `distill` times the divergence from the teacher's assignments.
 
     taught: the same keypoints as the teacher's own extractor describes them.
     """
     size = (config.views.width, config.views.height)
-    tokens = batch_tokens(student, batch, size)
+    tokens = compute.run(batch_tokens, student, batch, size)
     loss, parts = superglue_loss(student, batch, config, tokens)
     total = task * loss
     if teacher is not None and taught is not None and distill:
         with torch.no_grad():
-            target = _assignment(teacher.eval(), batch_tokens(teacher, taught, size), config)
+            target = _assignment(teacher.eval(), compute.run(batch_tokens, teacher, taught, size), config)
         divergence = assignment_distillation(_assignment(student, tokens, config), target)
         total, parts = total + distill * divergence, {**parts, "distilled_assignment": divergence.item()}
     return total, parts
@@ -129,8 +136,8 @@ def read_features(
     height, width = scores.shape[1:]
     if points is None:
         pixels, found = find_peaks(scores, count, border=BORDER_PX)
-        high = torch.tensor([width, height])
-        filler = BORDER_PX + (torch.rand(pixels.shape) * (high - 2 * BORDER_PX)).long()
+        high = torch.tensor([width, height], device=pixels.device)
+        filler = BORDER_PX + (torch.rand(pixels.shape).to(pixels.device) * (high - 2 * BORDER_PX)).long()
         pixels = torch.where(found[..., None], pixels, filler)
         points = centroids(scores, pixels)
     else:

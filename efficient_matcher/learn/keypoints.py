@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 REACH = 2  # the centroid is taken over 5x5 pixels
@@ -19,6 +20,8 @@ def find_peaks(scores: Tensor, count: int, radius: int = 4, border: int = 4) -> 
 
     Missing peaks are (border, border) with a False mask. No gradient.
     """
+    if not scores.is_cpu:
+        return pooled_peaks(scores, count, radius, border)
     maps = scores.detach().numpy()
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     positions = np.full((len(maps), count, 2), border, np.int64)
@@ -34,10 +37,23 @@ def find_peaks(scores: Tensor, count: int, radius: int = 4, border: int = 4) -> 
     return torch.from_numpy(positions), torch.from_numpy(found)
 
 
+@torch.no_grad()
+def pooled_peaks(scores: Tensor, count: int, radius: int = 4, border: int = 4) -> tuple[Tensor, Tensor]:
+    """`find_peaks` without leaving the scores' device; equal peaks may come in another order."""
+    width = scores.shape[2]
+    highest = F.max_pool2d(scores[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
+    inner = torch.zeros_like(scores, dtype=torch.bool)
+    inner[:, border:-border, border:-border] = True
+    best = scores.masked_fill(~(inner & (scores == highest)), -1.0).flatten(1).topk(count)
+    found = best.values >= 0
+    positions = torch.stack([best.indices % width, best.indices // width], dim=-1)
+    return positions.masked_fill(~found[..., None], border), found
+
+
 def centroids(scores: Tensor, peaks: Tensor) -> Tensor:
     """Sub-pixel positions [B,N,2]: centroid of the scores [B,H,W] in 5x5 pixels around peaks [B,N,2]."""
     batch, height, width = scores.shape
-    steps = torch.arange(-REACH, REACH + 1)
+    steps = torch.arange(-REACH, REACH + 1, device=peaks.device)
     dy, dx = (g.reshape(-1) for g in torch.meshgrid(steps, steps, indexing="ij"))
     x = (peaks[..., :1] + dx).clamp(0, width - 1)
     y = (peaks[..., 1:] + dy).clamp(0, height - 1)

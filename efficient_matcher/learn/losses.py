@@ -24,7 +24,7 @@ def draw_points(points: Tensor, view: Tensor, weight: Tensor, shape: tuple[int, 
     a distribution.
     """
     batch, height, width = shape
-    canvas = torch.zeros(batch * height * width)
+    canvas = weight.new_zeros(batch * height * width)
     base = points.floor().long()
     fraction = points - base
     for dx in (0, 1):
@@ -37,10 +37,11 @@ def draw_points(points: Tensor, view: Tensor, weight: Tensor, shape: tuple[int, 
     return mass / mass.sum(1, keepdim=True).clamp(min=1)
 
 
-def draw_labels(labels: Sequence[NDArray[np.float32]], shape: tuple[int, int, int]) -> Tensor:
-    """Label arrays [N,3] (x, y, share), one per view, as cell locations [B,64,h,w]."""
-    joined = torch.from_numpy(np.concatenate(labels))
-    view = torch.repeat_interleave(torch.arange(len(labels)), torch.tensor([len(p) for p in labels]))
+def draw_labels(labels: Sequence[NDArray[np.float32]], shape: tuple[int, int, int],
+                device: torch.device = torch.device("cpu")) -> Tensor:
+    """Label arrays [N,3] (x, y, share), one per view, as cell locations [B,64,h,w] on the device."""
+    joined = torch.from_numpy(np.concatenate(labels)).to(device)
+    view = torch.repeat_interleave(torch.arange(len(labels)), torch.tensor([len(p) for p in labels])).to(device)
     return draw_points(joined[:, :2], view, joined[:, 2], shape)
 
 
@@ -75,7 +76,7 @@ def repeated_peaks(
         distance = distance.masked_fill(~(visible0[:, :, None] & visible1[:, None, :]), 1e6)
         nearest, partner = distance.min(2)
         back = distance.argmin(1)
-        mutual = back.gather(1, partner) == torch.arange(partner.shape[1])
+        mutual = back.gather(1, partner) == torch.arange(partner.shape[1], device=partner.device)
         return torch.where(mutual & (nearest < tolerance_px), partner, -1), visible0, visible1
 
 
@@ -112,7 +113,7 @@ def self_labels(
         mean1 = (in1 + warp_points(points0, H_0to1)[batch, index]) / 2
         shape = (2 * pairs, size[1], size[0])
         view = torch.cat([batch, batch + pairs])
-        mass = draw_points(torch.cat([mean0, mean1]), view, torch.ones(2 * len(batch)), shape)
+        mass = draw_points(torch.cat([mean0, mean1]), view, mean0.new_ones(2 * len(batch)), shape)
         counts = torch.cat([_cells_of(points0, visible0, size), _cells_of(points1, visible1, size)])
         return mass, torch.maximum(counts, mass.sum(1).clamp(max=1))
 
@@ -121,7 +122,7 @@ def _cells_of(points: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
     columns, rows = size[0] // CELL, size[1] // CELL
     cells = (points / CELL).long()
     flat = (cells[..., 1].clamp(0, rows - 1) * columns + cells[..., 0].clamp(0, columns - 1))
-    marked = torch.zeros(len(points), rows * columns)
+    marked = torch.zeros(len(points), rows * columns, device=points.device)
     marked.scatter_reduce_(1, flat, chosen.float(), "amax")
     return marked.view(-1, rows, columns)
 
@@ -136,7 +137,7 @@ def descriptor_loss(
     """
     similarity = descriptors0 @ descriptors1.transpose(1, 2) * scale
     count = similarity.shape[1]
-    own = torch.eye(count, dtype=torch.bool)
+    own = torch.eye(count, dtype=torch.bool, device=similarity.device)
     near = (torch.cdist(points1, points1) < exclude_px) & ~own
     hidden = near | ~valid[:, None, :] | ~valid[:, :, None]
     similarity = similarity.masked_fill(hidden & ~own, -1e4)

@@ -44,14 +44,20 @@ def average_over_processes(model: nn.Module, loss: Tensor, stop: bool) -> tuple[
     if world_size() == 1:
         return loss.detach(), stop
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in gradients] + [loss.detach().reshape(1), torch.tensor([float(stop)])])
-    dist.all_reduce(flat)
-    flat /= world_size()
+    flat = torch.cat([g.reshape(-1) for g in gradients] + [loss.detach().reshape(1), loss.new_tensor([float(stop)])])
+    flat = _summed(flat) / world_size()
     offset = 0
     for gradient in gradients:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
         offset += gradient.numel()
     return flat[-2], bool(flat[-1] > 0)
+
+
+def _summed(flat: Tensor) -> Tensor:
+    """Summed over the processes, by way of the CPU: they are joined by gloo, whatever they compute on."""
+    summed = flat.cpu()
+    dist.all_reduce(summed)
+    return summed.to(flat.device)
 
 
 def wait_for_all() -> None:

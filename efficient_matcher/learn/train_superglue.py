@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.keypoints import inside, warp_points
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig, normalize_keypoints
 from efficient_matcher.learn.training import Loop, LoopConfig
@@ -43,7 +44,7 @@ class SuperGlueTraining:
 
 def train_superglue(
     views: ViewSet, config: SuperGlueTraining, folder: Path, start: SuperGlue | None = None,
-    scenes: PairSource | None = None, scenes_share: float = 0.0,
+    scenes: PairSource | None = None, scenes_share: float = 0.0, compute: Compute = Compute(),
 ) -> tuple[SuperGlue, float]:
     """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
 
@@ -52,8 +53,9 @@ def train_superglue(
     """
     torch.manual_seed(config.loop.seed)
     network = start.train() if start is not None else SuperGlue(config.network)
+    network.to(compute.device)
     mixture = {} if scenes is None else {"scenes_share": scenes_share, "scenes": len(scenes)}
-    loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config), **mixture})
+    loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config), **mixture, **compute.description})
     size = (config.views.width, config.views.height)
     loop.resume()
 
@@ -62,10 +64,10 @@ def train_superglue(
         late = loop.step >= config.all_keypoints_from * config.loop.steps
         count = views.keypoints.shape[2] if late else config.keypoints
         pairs = config.pairs_then if late else config.pairs
-        batch = mixed_pairs(views, scenes, scenes_share, pairs, count, size, rng)
-        return superglue_loss(network, batch, config)
+        batch = compute.moved(mixed_pairs(views, scenes, scenes_share, pairs, count, size, rng))
+        return superglue_loss(network, batch, config, compute.run(batch_tokens, network, batch, size))
 
-    return loop.run(step), loop.seconds / 3600
+    return loop.run(step).cpu(), loop.seconds / 3600
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from efficient_matcher.learn import losses
+from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
 from efficient_matcher.learn.keypoints import centroids, find_peaks, warp_points
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig, sample_descriptors, score_map
@@ -64,24 +65,28 @@ class Learner(nn.Module):
 
 def train_superpoint(
     images: ImageSet, labels: Sequence[NDArray[np.float32]], config: SuperPointTraining, folder: Path,
-    start: SuperPoint | None = None,
+    start: SuperPoint | None = None, compute: Compute = Compute(), labelled_by: str = "sift",
 ) -> tuple[SuperPoint, float]:
     """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
 
-    start: a trained network to begin with, instead of a fresh one. Raises TrainingError as `Loop` does.
+    start: a trained network to begin with, instead of a fresh one. labelled_by: who made the labels; a run keeps to
+    it. Raises TrainingError as `Loop` does.
     """
     torch.manual_seed(config.loop.seed)
     network = start.train() if start is not None else SuperPoint(config.network)
-    learner = Learner(network, config.descriptor_scale).to(memory_format=torch.channels_last)
-    loop = Loop(learner, config.loop, folder, {"kind": "superpoint", **asdict(config)})
+    learner = Learner(network, config.descriptor_scale).to(compute.device, memory_format=torch.channels_last)
+    labelling = {} if labelled_by == "sift" else {"labels": labelled_by}
+    loop = Loop(learner, config.loop, folder,
+                {"kind": "superpoint", **asdict(config), **labelling, **compute.description})
     loop.resume()
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
-        batch = pair_batch(images, labels, config.pairs, config.loop.seed, batch_index)
-        return superpoint_loss(learner, batch, config, loop.step / config.loop.steps)
+        batch = compute.moved(pair_batch(images, labels, config.pairs, config.loop.seed, batch_index))
+        outputs = compute.run(learner.network, batch.images.contiguous(memory_format=torch.channels_last))
+        return superpoint_loss(learner, batch, config, loop.step / config.loop.steps, outputs)
 
     averaged = loop.run(step)
-    return averaged.network, loop.seconds / 3600
+    return averaged.network.cpu(), loop.seconds / 3600
 
 
 def superpoint_loss(
@@ -100,7 +105,7 @@ def superpoint_loss(
     (points0, points1), (found0, found1) = centroids(scores, peaks).chunk(2), found.chunk(2)
     partner, visible0, visible1 = losses.repeated_peaks(points0, points1, found0, found1, batch.H_0to1, size,
                                                         config.repeat_px)
-    mass = losses.draw_labels(batch.labels, shape)
+    mass = losses.draw_labels(batch.labels, shape, logits.device)
     detector, location = losses.detector_loss(logits, mass), losses.location_loss(logits, mass)
     if progress >= config.self_label_from:
         own, counts = losses.self_labels(points0, points1, partner, visible0, visible1, batch.H_0to1, size)
@@ -144,5 +149,5 @@ def _descriptor_loss(
 
 def _choose(points: Tensor, eligible: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`count` random eligible points of each view [B,count,2], and which of them are real [B,count]."""
-    order = (torch.rand(eligible.shape) + eligible.float()).topk(min(count, eligible.shape[1]), dim=1).indices
+    order = (torch.rand(eligible.shape).to(points.device) + eligible.float()).topk(min(count, eligible.shape[1]), dim=1).indices
     return points.gather(1, order[..., None].expand(-1, -1, 2)), eligible.gather(1, order)

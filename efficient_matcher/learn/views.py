@@ -109,7 +109,7 @@ def fingerprint(network: SuperPoint, images: ImageSet, config: Any, seed: int) -
     """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config and the seed."""
     digest = hashlib.sha256(json.dumps([asdict(config), seed, images.names]).encode())
     for tensor in network.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -136,17 +136,18 @@ def _warped_views(
 def extract(
     network: SuperPoint, views: NDArray[np.uint8], count: int, radius: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best `count` keypoints of each view [V,H,W]: positions [V,N,2], scores [V,N], descriptors [V,N,D].
+    """The best `count` keypoints of each view [V,H,W]: positions [V,N,2], scores [V,N], descriptors [V,N,D], on the CPU.
 
     A view with fewer keypoints is filled up with random places, which teach the matcher the dustbin.
     """
-    images = (torch.from_numpy(views)[:, None].float() / 255).contiguous(memory_format=torch.channels_last)
+    device = next(network.parameters()).device
+    images = (torch.from_numpy(views)[:, None].to(device).float() / 255).contiguous(memory_format=torch.channels_last)
     logits, coarse = network(images)
     scores = score_map(logits)
     peaks, found = find_peaks(scores, count, radius)
     height, width = views.shape[1:]
-    filler = torch.from_numpy(rng.integers((4, 4), (width - 4, height - 4), (*found.shape, 2)))
+    filler = torch.from_numpy(rng.integers((4, 4), (width - 4, height - 4), (*found.shape, 2))).to(device)
     peaks = torch.where(found[..., None], peaks, filler)
     at_peak = scores.reshape(len(views), -1).gather(1, peaks[..., 1] * width + peaks[..., 0])
     points = centroids(scores, peaks)
-    return points, at_peak, sample_descriptors(coarse, points)
+    return points.cpu(), at_peak.cpu(), sample_descriptors(coarse, points).cpu()
