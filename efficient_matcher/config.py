@@ -77,7 +77,7 @@ class MatchConfig:
     score_threshold: float = _setting(0.2, "matches less probable are dropped", minimum=0.0, maximum=1.0)
     transport_iterations: int = _setting(20, "Sinkhorn iterations of the optimal transport at most",
                                          minimum=1, maximum=1000)
-    transport_tolerance: float = _setting(0.01, "they end when this share of the mass is misplaced at most",
+    transport_tolerance: float = _setting(0.02, "they end when this share of the mass is misplaced at most",
                                           minimum=0.0, maximum=1.0)
     early_stop: float = _setting(0.4, "the matcher network ends in its first half once this share of the keypoints "
                                  "has a partner more likely than not; 1: never", minimum=0.0, maximum=1.0)
