@@ -7,13 +7,11 @@ that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -23,7 +21,7 @@ from efficient_matcher.config import ExtractConfig
 from efficient_matcher.core.backend import Backend, open_model
 from efficient_matcher.core.features import detect, sample_descriptors
 from efficient_matcher.errors import MatcherError, RecipeError
-from efficient_matcher.files import write_json
+from efficient_matcher.learn.bit_search import Measured, choose, digest, largest_share
 from efficient_matcher.learn.calibrate import (METHODS, Histogram, Range, chosen_range, histograms, observed_tensors,
                                                with_outputs)
 from efficient_matcher.learn.qdq import layers_of, quantized
@@ -43,6 +41,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class MatcherLimits:
+    """What the 8-bit matcher may do to the float one's answers, on average over the judged pairs of views."""
+
+    matches: float = setting(0.05, minimum=0.0, maximum=1.0)  # share of both answers' matches that only one has
+
+
+@dataclass(frozen=True)
+class MatcherBits:
+    """The matcher's part. quantize: else it stays float. wider: layers that stay float anyway."""
+
+    quantize: bool = True
+    limits: MatcherLimits = field(default_factory=MatcherLimits)
+    wider: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LinearRecipe:
     """`quantize --method linear`. Of 4 and 16 bits, only `bits` counts: they are about stored weights alone.
 
@@ -58,6 +72,7 @@ class LinearRecipe:
     layout: Literal["phases", "plain", "both"] = "phases"
     limits: Limits = field(default_factory=Limits)
     wider: tuple[str, ...] = ()
+    matcher: MatcherBits = field(default_factory=MatcherBits)
 
 
 @dataclass(frozen=True)
@@ -67,11 +82,6 @@ class Damage:
     shift_px: float
     lost: float
     descriptor: float
-
-    def over(self, limits: Limits) -> float:
-        """The largest of the three, as a multiple of its limit."""
-        pairs = zip(asdict(self).values(), asdict(limits).values())
-        return max((value / limit if limit else np.inf if value else 0.0) for value, limit in pairs)
 
 
 @dataclass(frozen=True)
@@ -116,32 +126,38 @@ def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe
     notes: file of measurements, gone on from and written as they are made. on_step: called before each step of work.
     Raises RecipeError for unknown layers, MatcherError when the images are too few or empty.
     """
-    layers = _eligible(model, recipe)
+    layers = check_wider(recipe.wider, layers_of(model), "wider")
     images = _with_content(images)
     on_step("calibrating")
     seen = _histograms(model, images[::2])
-    measured = _Measured(Judge(model, images[1::2]), notes, [_digest(model.SerializeToString()), asdict(recipe),
-                                                             [_digest(image.tobytes()) for image in images]])
+    judge = Judge(model, images[1::2])
+    measured = Measured(notes, [digest(model.SerializeToString()), asdict(recipe),
+                                [digest(image.tobytes()) for image in images]])
 
     def graph(method: str, chosen: Sequence[str]) -> onnx.ModelProto:
         return quantized(model, _ranges(seen, method, recipe), chosen)
 
     def damage(method: str, chosen: Sequence[str]) -> Damage:
         on_step(f"{method}, {len(chosen)} layers")
-        return measured(f"{method}: {' '.join(chosen)}", lambda: graph(method, chosen))
+        return Damage(**measured(f"{method}: {' '.join(chosen)}", lambda: judge.damage(graph(method, chosen))))
 
-    tried = METHODS if recipe.calibration == "best" else (recipe.calibration,)
-    methods = {method: damage(method, layers) for method in tried}
-    method = min(methods, key=lambda name: methods[name].over(recipe.limits))
-    alone: dict[str, Damage] = {}
-    chosen, total = list(layers), methods[method]
-    if total.over(recipe.limits) > 1:
-        alone = {layer: damage(method, [layer]) for layer in layers}
-    while chosen and total.over(recipe.limits) > 1:
-        chosen.remove(max(chosen, key=lambda layer: alone[layer].over(recipe.limits)))
-        total = damage(method, chosen)
-    wider = tuple(layer for layer in layers_of(model) if layer not in chosen)
-    return Quantized(graph(method, chosen), method, wider, total, _ranges(seen, method, recipe), seen, methods, alone)
+    choice = choose(layers, tried_methods(recipe.calibration), damage, lambda cost: largest_share(cost, recipe.limits))
+    wider = tuple(layer for layer in layers_of(model) if layer not in choice.layers)
+    return Quantized(graph(choice.method, choice.layers), choice.method, wider, choice.cost,
+                     _ranges(seen, choice.method, recipe), seen, choice.methods, choice.alone)
+
+
+def tried_methods(calibration: str) -> tuple[str, ...]:
+    """Those of a recipe's `calibration`."""
+    return METHODS if calibration == "best" else (calibration,)
+
+
+def check_wider(names: Sequence[str], known: Sequence[str], where: str) -> list[str]:
+    """The `known` layers without those in `names`. Raises RecipeError for a name that is unknown; `where`: its key."""
+    for name in names:
+        if name not in known:
+            raise RecipeError(f"{where}: unknown layer '{name}' (known: {', '.join(known)})")
+    return [name for name in known if name not in names]
 
 
 def opened(model: onnx.ModelProto) -> Backend:
@@ -150,36 +166,6 @@ def opened(model: onnx.ModelProto) -> Backend:
         path = Path(folder) / "model.onnx"
         onnx.save(model, str(path))
         return open_model(path, kind="onnxruntime")
-
-
-class _Measured:
-    """Damages by what was measured, kept in a file that belongs to one model, recipe and set of images."""
-
-    def __init__(self, judge: Judge, path: Path | None, subject: Any) -> None:
-        self._judge, self._path = judge, path
-        self._subject = _digest(json.dumps(subject).encode())
-        self._known: dict[str, Any] = {}
-        if path is not None and path.is_file():
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                self._known = content["measured"] if content["subject"] == self._subject else {}
-            except (ValueError, KeyError, TypeError, OSError):
-                self._known = {}  # damaged: measured again
-
-    def __call__(self, what: str, model: Callable[[], onnx.ModelProto]) -> Damage:
-        if what not in self._known:
-            self._known[what] = asdict(self._judge.damage(model()))
-            if self._path is not None:
-                write_json(self._path, {"subject": self._subject, "measured": self._known})
-        return Damage(**self._known[what])
-
-
-def _eligible(model: onnx.ModelProto, recipe: LinearRecipe) -> list[str]:
-    known = layers_of(model)
-    for name in recipe.wider:
-        if name not in known:
-            raise RecipeError(f"wider: unknown layer '{name}' (known: {', '.join(known)})")
-    return [name for name in known if name not in recipe.wider]
 
 
 def _with_content(images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
@@ -213,7 +199,3 @@ def _difference(wanted: Maps, found: Maps) -> tuple[float, float, float]:
     pair = [sample_descriptors(maps["coarse"], wanted["points"]) for maps in (wanted, found)]
     turn = 1 - np.einsum("nd,nd->n", *pair)
     return (float(np.median(nearest[kept])) if kept.any() else FOUND_PX), float(1 - kept.mean()), float(turn.mean())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
