@@ -51,6 +51,8 @@ def quantize(
         "--images", metavar="DIR", help="Photographs to calibrate on, for linear in 8 bits.")] = None,
     picture: Annotated[Optional[Path], typer.Option(
         "--picture", metavar="PNG", help="Draw histograms and the ranges chosen, for linear in 8 bits.")] = None,
+    float_matcher: Annotated[bool, typer.Option(
+        "--float-matcher", help="Leave the matcher in float, for linear in 8 bits.")] = False,
     layer: Annotated[Optional[List[str]], typer.Option(
         "--layer", metavar="NAME=BITS", help="Bits of one layer; may be repeated.")] = None,
     recipe: Annotated[Optional[str], typer.Option(
@@ -68,10 +70,10 @@ def quantize(
         if layer or weights:
             raise ConfigError("--layer and --weights belong to --method kmeans")
         quantize_linear.run(quantize_linear.LinearOptions(superpoint, superglue, out, images, bits, recipe, picture,
-                                                          name, licence, json))
+                                                          float_matcher, name, licence, json))
         return
-    if images or picture:
-        raise ConfigError("--images and --picture belong to --method linear")
+    if images or picture or float_matcher:
+        raise ConfigError("--images, --picture and --float-matcher belong to --method linear")
     from efficient_matcher.commands import quantize_kmeans as command
     command.run(command.KMeansOptions(superpoint, superglue, out, bits, tuple(layer or ()), recipe, weights, name,
                                       licence, json))

@@ -1,4 +1,4 @@
-"""`quantize --method linear`: 8-bit convolutions for integer kernels, or weights alone in 16 or 4 bits."""
+"""`quantize --method linear`: 8-bit layers for integer kernels, or weights alone in 16 or 4 bits."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ BITS = (4, 8, 16)
 class LinearOptions:
     """superpoint, superglue: weight files. images: to calibrate on, for 8 bits. out: folder of the bundle.
 
-    bits: the recipe's if not given. recipe: file or name of one that ships. picture: PNG of histograms and ranges.
-    name, licence: as for export.
+    bits: the recipe's if not given. recipe: file or name of one that ships. picture: PNG of the extractor's histograms
+    and ranges; the matcher's go beside it, NAME-matcher.png. float_matcher: leave the matcher as it is. name, licence:
+    as for export.
     """
 
     superpoint: Path
@@ -35,6 +36,7 @@ class LinearOptions:
     bits: int | None = None
     recipe: str | None = None
     picture: Path | None = None
+    float_matcher: bool = False
     name: str | None = None
     licence: str | None = None
     json: Path | None = None
@@ -55,6 +57,7 @@ def run(options: LinearOptions) -> dict[str, Any]:
         write_bundle(partial, superpoint, superglue, fields)
         if recipe.bits == 8:
             report = _eight_bits(options, recipe, superpoint, images, partial)
+            report["matcher"] = _matcher(options, recipe, superglue, images, partial)
         else:
             report = _stored_weights(partial, recipe.bits)
         report = {"bundle": str(options.out), "recipe": asdict(recipe), **report, **_sizes(partial)}
@@ -74,6 +77,8 @@ def _recipe(options: LinearOptions) -> Any:
     recipe = LinearRecipe() if options.recipe is None else read_recipe(find_recipe(options.recipe), LinearRecipe)
     if options.bits is not None and options.bits not in BITS:
         raise ConfigError(f"--bits must be one of {', '.join(map(str, BITS))} for --method linear, got {options.bits}")
+    if options.float_matcher:
+        recipe = replace(recipe, matcher=replace(recipe.matcher, quantize=False))
     return recipe if options.bits is None else replace(recipe, bits=options.bits)
 
 
@@ -98,16 +103,45 @@ def _eight_bits(options: LinearOptions, recipe: Any, superpoint: Any, images: li
     from efficient_matcher.learn.export import extractor_parity
     from efficient_matcher.learn.quantize import quantize
     from efficient_matcher.learn.range_picture import range_picture
-    told = {}
+    told: dict[str, Any] = {}
+    first = None
     for name, model in _layouts(recipe.layout, superpoint).items():
         extractor_parity(model, superpoint)
         with _progress(name) as on_step:
-            result = quantize(model, images, recipe, _notes_file(options.out, name), on_step)
+            result = quantize(model, images, recipe, _notes_file(options.out, name), on_step, first)
+        first = first or result
         onnx.save(result.model, str(folder / name))
         told[name] = _told(result)
         if options.picture is not None and name == EXTRACTOR_NAME:
             write_bytes_atomic(options.picture, range_picture(model, result.histograms, result.ranges))
     return {"bits": 8, "images": len(images), **told.pop(EXTRACTOR_NAME), "variants": told}
+
+
+def _matcher(options: LinearOptions, recipe: Any, superglue: Any, images: list[NDArray[np.uint8]],
+             folder: Path) -> dict[str, Any] | None:
+    """Put the stages in place that are made for the features of the folder's extractor; None where they stay float."""
+    import onnx
+
+    from efficient_matcher.core.backend import open_model
+    from efficient_matcher.core.bundle import EXTRACTOR_NAME
+    from efficient_matcher.learn.matcher_graph import matcher_model
+    from efficient_matcher.learn.matcher_stages import matcher_stages
+    from efficient_matcher.learn.quantize_matcher import quantize_matcher, view_pairs
+    from efficient_matcher.learn.range_picture import range_picture
+    if not recipe.matcher.quantize:
+        return None
+    model = matcher_model(superglue)
+    with _progress("matcher") as on_step:
+        on_step("extracting features")
+        pairs = view_pairs(open_model(folder / EXTRACTOR_NAME), images)
+        result = quantize_matcher(model, pairs, recipe, _notes_file(options.out, "matcher"), on_step)
+    for name, stage in matcher_stages(result.model).items():
+        onnx.save(stage, str(folder / name))
+    if options.picture is not None:
+        seen = {name: found for name, found in result.histograms.items() if "/0/" in name}  # image 1 has the same
+        write_bytes_atomic(options.picture.with_stem(f"{options.picture.stem}-matcher"),
+                           range_picture(model, seen, result.ranges))
+    return {**_told(result), "pairs": len(pairs)}
 
 
 def _layouts(layout: str, superpoint: Any) -> dict[str, Any]:
@@ -145,11 +179,13 @@ def _tell_card(folder: Path, report: dict[str, Any]) -> None:
     keys = ("bits", "calibration", "wider", "damage", "images")
     variants = report.get("variants") or {}
     told = {key: report[key] for key in keys if key in report}
-    told.update({name: {key: found[key] for key in keys if key in found} for name, found in variants.items()})
+    matcher = report.get("matcher")
+    told.update({name: {key: found[key] for key in (*keys, "pairs") if key in found}
+                 for name, found in (*variants.items(), *([("matcher", matcher)] if matcher else []))})
     kept = {} if bits == 4 else card.measured
     write_card(folder, replace(
         card, extractor={**card.extractor, "precision": extractor},
-        matcher=card.matcher if bits == 8 else {**card.matcher, "precision": extractor},
+        matcher=card.matcher if bits == 8 and not matcher else {**card.matcher, "precision": extractor},
         measured=plain({**kept, "quantization": told}),
         files={name: file_sha256(folder / name) for name in (*card.files, *variants)}))
 
@@ -192,12 +228,17 @@ def _print(report: dict[str, Any]) -> None:
         rows += _damage_rows(report)
         for name, found in report["variants"].items():
             rows += [(name, ""), *_damage_rows(found)]
+        if report["matcher"] is not None:
+            rows += [("matcher", ""), *_damage_rows(report["matcher"])]
     print_table(report["bundle"], rows)
 
 
+_DAMAGES = {"shift_px": ("keypoints move by", "{:.3f} px (median)", 1), "lost": ("keypoints lost", "{:.1f} %", 100),
+            "descriptor": ("descriptors turn by", "{:.4f} (1 - cosine)", 1),
+            "matches": ("matches that change", "{:.1f} %", 100)}
+
+
 def _damage_rows(told: dict[str, Any]) -> list[tuple[str, str]]:
-    damage = told["damage"]
+    found = [(_DAMAGES[key], value) for key, value in told["damage"].items()]
     return [("calibration", told["calibration"]), ("left in float", ", ".join(told["wider"]) or "none"),
-            ("keypoints move by", f"{damage['shift_px']:.3f} px (median)"),
-            ("keypoints lost", f"{100 * damage['lost']:.1f} %"),
-            ("descriptors turn by", f"{damage['descriptor']:.4f} (1 - cosine)")]
+            *((title, text.format(factor * value)) for (title, text, factor), value in found)]

@@ -53,11 +53,14 @@ def _labelled(panel: object, title: str) -> None:
 
 def _weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     arrays = {entry.name: entry for entry in model.graph.initializer}
-    found = {}
+    found: dict[str, np.ndarray] = {}
+    seen: set[str] = set()  # a matcher's two images share their weights
     for node in model.graph.node:
-        if node.op_type == "Conv":
-            values = numpy_helper.to_array(arrays[node.input[1]])
-            flat = values.reshape(len(values), -1)
+        weight = node.input[1] if node.op_type in ("Conv", "Gemm", "MatMul") else ""
+        if weight in arrays and weight not in seen:
+            seen.add(weight)
+            values = numpy_helper.to_array(arrays[weight])
+            flat = values.reshape(len(values), -1) if node.op_type == "Conv" else values.T
             scaled = (flat / np.maximum(np.abs(flat).max(axis=1, keepdims=True), 1e-12)).ravel()
             found[node.name] = scaled[scaled != 0]  # zeros of the layout, not of the network
     return found

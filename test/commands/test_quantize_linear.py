@@ -30,7 +30,8 @@ from efficient_matcher.learn.weights import save_weights  # noqa: E402
 
 POINT = SuperPointConfig((4,) * 8, 8, 8, 16, location_width=4)
 GLUE = SuperGlueConfig(descriptor_dim=16, keypoint_encoder=(8,), layers=2, heads=4, residual_init=True)
-RECIPE = "calibration: mse\nimages: 2\nlimits: {shift_px: 9, lost: 1, descriptor: 9}\n"
+RECIPE = "calibration: mse\nimages: 2\nlimits: {shift_px: 9, lost: 1, descriptor: 9}\n" \
+    "matcher: {limits: {matches: 1}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +53,24 @@ def test_eight_bits_from_weights_to_a_bundle_that_runs(options: LinearOptions, t
     pytest.importorskip("matplotlib")
     report = run(replace(options, out=tmp_path / "small", picture=tmp_path / "ranges.png", json=tmp_path / "r.json"))
     bundle = load_bundle(tmp_path / "small")
-    assert bundle.card.extractor["precision"] == "int8" and bundle.card.matcher["precision"] == "float32"
+    assert bundle.card.extractor["precision"] == bundle.card.matcher["precision"] == "int8"
+    assert bundle.card.measured["quantization"]["matcher"]["damage"] == report["matcher"]["damage"]
     assert bundle.card.measured["quantization"]["calibration"] == "mse"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "ranges.png", "small"]
-    assert cv2.imread(str(tmp_path / "ranges.png")).shape[2] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "r.json", "ranges-matcher.png", "ranges.png", "small"]
+    for name in ("ranges", "ranges-matcher"):
+        assert cv2.imread(str(tmp_path / f"{name}.png")).shape[2] == 3
     told = json.loads((tmp_path / "r.json").read_text())
     assert told["damage"] == report["damage"] and told["ranges"]["image/float"] == [0, 255]
     image = np.random.default_rng(5).integers(0, 256, (64, 96), np.uint8)
     assert Matcher.from_bundle(tmp_path / "small").match(image, image).features0.descriptors.shape[1] == 16
+
+
+def test_a_matcher_may_stay_float(options: LinearOptions, tmp_path: Path) -> None:
+    report = run(replace(options, out=tmp_path / "small", float_matcher=True))
+    card = load_bundle(tmp_path / "small").card
+    assert report["matcher"] is None and card.matcher["precision"] == "float32"
+    assert card.extractor["precision"] == "int8" and "matcher" not in card.measured["quantization"]
 
 
 def test_both_layouts_are_written_and_each_is_told(options: LinearOptions, tmp_path: Path) -> None:
@@ -74,6 +85,7 @@ def test_both_layouts_are_written_and_each_is_told(options: LinearOptions, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both.yaml", "two"]  # no notes are left
     image = np.random.default_rng(5).integers(0, 256, (1, 1, 64, 96), np.uint8)
     first, second = (open_model(path, 1).run({"image": image}) for path in (bundle.extractor, variant))
+    assert report["variants"][variant.name]["ranges"]["conv3a/relu"] == report["ranges"]["conv3a/relu"]
     assert agrees(second, first) and variant.read_bytes() != bundle.extractor.read_bytes()
 
 
@@ -105,7 +117,8 @@ def test_bad_options_are_one_line(options: LinearOptions, tmp_path: Path, change
 
 
 @pytest.mark.parametrize(("recipe", "told"), [
-    ("wider: [conv9z]", "wider: unknown layer 'conv9z'"), ("bits: 3", "bits must be one of 4, 8, 16, got 3"),
+    ("wider: [conv9z]", "wider: unknown layer 'conv9z'"), ("matcher: {wider: [gnn.9]}", "matcher.wider: unknown layer 'gnn.9'"),
+    ("bits: 3", "bits must be one of 4, 8, 16, got 3"),
     ("bitz: 8", "unknown key 'bitz'"), ("limits: {lost: 2}", "limits.lost must be at most 1")])
 def test_bad_recipes_are_named(options: LinearOptions, tmp_path: Path, recipe: str, told: str) -> None:
     path = tmp_path / "bad.yaml"
@@ -133,6 +146,6 @@ def test_options_of_the_other_method_are_refused(options: LinearOptions, tmp_pat
     common = ["quantize", "--superpoint", str(options.superpoint), "--superglue", str(options.superglue),
               "--out", str(tmp_path / "b")]
     for extra, told in ((["--method", "linear", "--layer", "conv1a=4"], "--layer and --weights belong"),
-                        (["--images", str(tmp_path)], "--images and --picture belong")):
+                        (["--images", str(tmp_path)], "--images, --picture and --float-matcher belong")):
         result = CliRunner().invoke(app, [*common, *extra])
         assert result.exit_code == 1 and told in result.output + getattr(result, "stderr", "")
