@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from efficient_matcher.learn.qdq import layers_of, quantized
 from efficient_matcher.learn.recipe import setting
 
 FOUND_PX = 3.0  # a keypoint further from all others is lost
+SAME_EXTREMES = 1e-3  # of the larger one; another layout sums in another order
 Maps = dict[str, NDArray[np.float32]]
 
 
@@ -61,8 +62,8 @@ class LinearRecipe:
     """`quantize --method linear`. Of 4 and 16 bits, only `bits` counts: they are about stored weights alone.
 
     images: of the folder, evenly spread, half to calibrate and half to judge. calibration: `best` measures all.
-    layout: `phases` for onnxruntime's 8-bit kernels, `plain` for OpenVINO's, `both` in a file each, calibrated and judged
-    each by itself. wider: layers that stay float anyway.
+    layout: `phases` for onnxruntime's 8-bit kernels, `plain` for OpenVINO's, `both` in a file each, with the same ranges
+    and each held to the limits. wider: layers that stay float anyway.
     """
 
     bits: int = setting(8, choices=(4, 8, 16))
@@ -120,22 +121,31 @@ class Judge:
 
 
 def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe: LinearRecipe,
-             notes: Path | None = None, on_step: Callable[[str], None] = lambda what: None) -> Quantized:
+             notes: Path | None = None, on_step: Callable[[str], None] = lambda what: None,
+             like: Quantized | None = None) -> Quantized:
     """Calibrate on every second image [H,W] and judge on the others; the float `model` reads `image`.
 
+    like: the same network in another layout and on the same images; its calibration, its float layers and its ranges are
+    taken over where they mean the same, so that both layouts round alike and give nearly the same answers.
     notes: file of measurements, gone on from and written as they are made. on_step: called before each step of work.
     Raises RecipeError for unknown layers, MatcherError when the images are too few or empty.
     """
     layers = check_wider(recipe.wider, layers_of(model), "wider")
+    if like is not None:
+        recipe = replace(recipe, calibration=like.calibration)
+        layers = [layer for layer in layers if layer not in like.wider]
     images = _with_content(images)
     on_step("calibrating")
     seen = _histograms(model, images[::2])
     judge = Judge(model, images[1::2])
-    measured = Measured(notes, [digest(model.SerializeToString()), asdict(recipe),
+    measured = Measured(notes, [digest(model.SerializeToString()), asdict(recipe), like and [like.ranges, like.wider],
                                 [digest(image.tobytes()) for image in images]])
 
+    def ranges(method: str) -> dict[str, Range]:
+        return {**_ranges(seen, method, recipe), **(_shared_ranges(seen, like) if like else {})}
+
     def graph(method: str, chosen: Sequence[str]) -> onnx.ModelProto:
-        return quantized(model, _ranges(seen, method, recipe), chosen)
+        return quantized(model, ranges(method), chosen)
 
     def damage(method: str, chosen: Sequence[str]) -> Damage:
         on_step(f"{method}, {len(chosen)} layers")
@@ -144,7 +154,7 @@ def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe
     choice = choose(layers, tried_methods(recipe.calibration), damage, lambda cost: largest_share(cost, recipe.limits))
     wider = tuple(layer for layer in layers_of(model) if layer not in choice.layers)
     return Quantized(graph(choice.method, choice.layers), choice.method, wider, choice.cost,
-                     _ranges(seen, choice.method, recipe), seen, choice.methods, choice.alone)
+                     ranges(choice.method), seen, choice.methods, choice.alone)
 
 
 def tried_methods(calibration: str) -> tuple[str, ...]:
@@ -187,6 +197,15 @@ def _ranges(seen: dict[str, Histogram], method: str, recipe: LinearRecipe) -> di
     ranges = {name: chosen_range(histogram, method, recipe.percentile) for name, histogram in seen.items()}
     # Bytes are exact as they are.
     return {**ranges, **{name: (0.0, 255.0) for name in ranges if name == "image/float"}}
+
+
+def _shared_ranges(seen: dict[str, Histogram], like: Quantized) -> dict[str, Range]:
+    """Ranges of `like` for tensors of the same name that also hold the same: a name alone may mean another thing."""
+    def same(mine: Histogram, other: Histogram) -> bool:
+        slack = SAME_EXTREMES * max(-other.low, other.high)
+        return max(abs(mine.low - other.low), abs(mine.high - other.high)) <= slack
+    return {name: like.ranges[name] for name in seen
+            if name in like.ranges and same(seen[name], like.histograms[name])}
 
 
 def _difference(wanted: Maps, found: Maps) -> tuple[float, float, float]:

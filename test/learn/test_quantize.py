@@ -14,8 +14,9 @@ onnx = pytest.importorskip("onnx")
 from efficient_matcher.errors import MatcherError, RecipeError  # noqa: E402
 from efficient_matcher.learn import quantize as module  # noqa: E402
 from efficient_matcher.learn.extractor_graph import extractor_model  # noqa: E402
+from efficient_matcher.learn.extractor_phases import phased_extractor_model  # noqa: E402
 from efficient_matcher.learn.qdq import layers_of  # noqa: E402
-from efficient_matcher.learn.quantize import Damage, Judge, Limits, LinearRecipe, quantize  # noqa: E402
+from efficient_matcher.learn.quantize import Damage, Judge, Limits, LinearRecipe, opened, quantize  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 
 GENEROUS = Limits(shift_px=9, lost=1, descriptor=9)
@@ -115,3 +116,16 @@ def test_lost_keypoints_are_counted() -> None:
     found = {"points": np.float32([[4, 4.5]]), "coarse": coarse}
     assert module._difference(wanted, found) == pytest.approx((0.5, 0.5, 0.0), abs=1e-6)
     assert module._difference(wanted, {**found, "points": np.zeros((0, 2), np.float32)}) == (3.0, 1.0, 1.0)
+
+
+def test_another_layout_rounds_alike(images: list[np.ndarray]) -> None:
+    torch.manual_seed(0)
+    network = SuperPoint(SuperPointConfig((4,) * 8, 8, 8, 16, location_width=4)).eval()
+    first = quantize(phased_extractor_model(network), images, replace(RECIPE, calibration="mse", wider=("conv3a",)))
+    second = quantize(extractor_model(network), images, replace(RECIPE, calibration="best"), like=first)
+    assert second.calibration == "mse" and second.wider == ("conv3a",)
+    assert second.ranges["conv2b/relu"] == first.ranges["conv2b/relu"]
+    # One graph has the dustbin in this tensor, the other not.
+    assert second.ranges["convPb"] != first.ranges["convPb"]
+    answers = [opened(result.model).run({"image": images[0][None, None]})["descriptors"] for result in (first, second)]
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-4 * np.abs(answers[0]).max())
