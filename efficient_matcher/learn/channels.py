@@ -72,6 +72,7 @@ def importances(network: Network, criterion: Criterion = "frobenius", seed: int 
 
     Raises PruneError as `narrow` does.
     """
+    _check_unfolded(network)
     _check_gradients(network, criterion)
     model = _Model(_copied(network))
     return {name: model.unit_importance(name, criterion, seed) for name in model.dimensions}
@@ -80,6 +81,7 @@ def importances(network: Network, criterion: Criterion = "frobenius", seed: int 
 def narrow_pair(superpoint: SuperPoint, superglue: SuperGlue, descriptor_dim: int, criterion: Criterion = "frobenius",
                 seed: int = 0) -> tuple[SuperPoint, SuperGlue]:
     """Copies of both with narrower descriptors: the same channels leave both. Raises PruneError."""
+    _check_unfolded(superglue)
     current = superglue.config.descriptor_dim
     if superpoint.config.descriptor_dim != current:
         raise PruneError(f"SuperPoint describes in {superpoint.config.descriptor_dim} dimensions, SuperGlue reads "
@@ -95,7 +97,9 @@ def narrow_pair(superpoint: SuperPoint, superglue: SuperGlue, descriptor_dim: in
 
 
 def check_targets(network: Network, targets: Mapping[str, int]) -> None:
-    """Raise PruneError naming the first part that is unknown or a size that cannot be."""
+    """Raise PruneError naming the first part that is unknown or a size that cannot be; also for a folded network."""
+    if targets:
+        _check_unfolded(network)
     known = sizes(network)
     for name, size in targets.items():
         if name not in known:
@@ -104,6 +108,12 @@ def check_targets(network: Network, targets: Mapping[str, int]) -> None:
             raise PruneError(f"{name}: {size} would leave it empty")
         if size > known[name]:
             raise PruneError(f"{name}: {size} is more than the {known[name]} there are")
+
+
+def _check_unfolded(network: Network) -> None:
+    if isinstance(network, SuperGlue) and network.config.folded:
+        raise PruneError("a folded SuperGlue cannot be narrowed, its layers have become one; prune channels before "
+                         "single weights")
 
 
 def _check_gradients(network: Network, criterion: Criterion) -> None:

@@ -15,6 +15,7 @@ from efficient_matcher.learn.distill import assignment_distillation
 from efficient_matcher.learn.finetune import (
     JointFinetuning, Labels, Pruning, SuperGlueFinetuning, answers, begun_loop, extractor_loss, extractor_training,
     no_labels)
+from efficient_matcher.learn.fold import sparse_form
 from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.superglue import SuperGlue
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
@@ -45,7 +46,9 @@ def finetune_superglue(
     Returns the averaged network and the hours spent. Raises PruneError, RecipeError and TrainingError.
     """
     torch.manual_seed(recipe.loop.seed)
-    student = (narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start).train().to(compute.device)
+    student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
+    student = sparse_form(student) if recipe.prune is not None else student
+    student = student.train().to(compute.device)
     teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
     config = SuperGlueTraining(network=student.config, views=recipe.views)
@@ -72,6 +75,7 @@ def finetune_both(
     labels: as for `finetune_superpoint`. Raises RecipeError and TrainingError.
     """
     torch.manual_seed(recipe.loop.seed)
+    superglue = sparse_form(superglue) if recipe.prune_superglue is not None else superglue
     config = extractor_training(superpoint, recipe.pairs)
     pair = Pair(superpoint.train(), superglue.train(), config.descriptor_scale).to(compute.device)
     pruning = Pruning([(superpoint, recipe.prune_superpoint), (superglue, recipe.prune_superglue)], recipe.keep_zeros,

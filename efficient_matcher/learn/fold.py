@@ -22,6 +22,12 @@ from efficient_matcher.learn.superpoint import SuperPoint
 N = TypeVar("N", SuperPoint, SuperGlue)
 
 
+def sparse_form(network: N) -> N:
+    """The form in which single weights become zero, and stay so when exported: a SuperGlue is folded, since `merge`
+    would fill zeros. A SuperPoint's norms only scale its channels, and help finetuning: it is copied as it is."""
+    return folded(network) if isinstance(network, SuperGlue) else copy.deepcopy(network)
+
+
 def folded(network: N) -> N:
     """A folded network in evaluation mode that computes the same, up to rounding; the given one is left alone."""
     if isinstance(network, SuperPoint):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ from efficient_matcher.learn.channels import PAIRS, Criterion, Network, check_ta
 from efficient_matcher.learn.data import ImageSet, PairConfig, pair_batch
 from efficient_matcher.learn.finetune import extractor_training, no_labels
 from efficient_matcher.learn.finetune_matching import as_batch, matching_loss, read_features
+from efficient_matcher.learn.fold import sparse_form
 from efficient_matcher.learn.prune import MagnitudePruning, prune_magnitude
 from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.superglue import SuperGlue
@@ -76,7 +76,8 @@ def prune_networks(
     superpoint: SuperPoint | None, superglue: SuperGlue | None, recipe: MagnitudeRecipe | ChannelRecipe,
     images: ImageSet | None = None, threads: int = 0, progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[SuperPoint | None, SuperGlue | None]:
-    """Pruned copies of the networks that are given; images are for criterion taylor alone.
+    """Pruned copies of the networks that are given; images are for criterion taylor alone. A SuperGlue whose weights
+    became zero is folded (`fold.py`), so that they are those of the graph.
 
     Raises RecipeError for a part of the recipe without its network, and as `prune.py` and `channels.py` do.
     """
@@ -125,7 +126,7 @@ def _rounded(size: int, share: float, multiple: int) -> int:
 def _sparse(network: Any, part: MagnitudePruning | None) -> Any:
     if network is None or part is None:
         return network
-    network = copy.deepcopy(network)
+    network = sparse_form(network)
     prune_magnitude(network, part)
     return network
 

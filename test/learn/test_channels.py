@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from efficient_matcher.learn.channels import PruneError, narrow, narrow_pair, sizes
+from efficient_matcher.learn.channels import PruneError, importances, narrow, narrow_pair, sizes
 from efficient_matcher.learn.export import extractor_parity, matcher_parity
 from efficient_matcher.learn.extractor_graph import extractor_model
 from efficient_matcher.learn.matcher_graph import matcher_model
@@ -124,3 +124,13 @@ def test_other_mistakes_are_one_line() -> None:
     with pytest.raises(PruneError, match="descriptor width 0 is not from 1 to 16"):
         narrow_pair(extractor(), matcher(), 0)
     assert sizes(matcher())["gnn.3.heads"] == 4
+
+
+def test_a_folded_matcher_is_refused() -> None:
+    from efficient_matcher.learn.fold import folded
+    small = folded(matcher())
+    for narrowed in (lambda: narrow(small, {"pairs": 1}), lambda: narrow_pair(extractor(), small, 8),
+                     lambda: importances(small)):
+        with pytest.raises(PruneError, match="^a folded SuperGlue cannot be narrowed.*prune channels before single"):
+            narrowed()
+    assert narrow(small, {}).config == small.config  # nothing to be done

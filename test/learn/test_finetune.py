@@ -16,7 +16,7 @@ from efficient_matcher.learn.finetune import (
     JointFinetuning, SuperGlueFinetuning, SuperPointFinetuning, finetune_superpoint)
 from efficient_matcher.learn.finetune_matching import (
     as_batch, finetune_both, finetune_superglue, matching_loss, read_features)
-from efficient_matcher.learn.prune import Ramp, sparsity
+from efficient_matcher.learn.prune import Ramp, sparsity, weight_layers
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from efficient_matcher.learn.train_superglue import SuperGlueTraining
@@ -124,3 +124,21 @@ def test_sizes_that_cannot_be_start_no_run(images: ImageSet, tmp_path: Path) -> 
     with pytest.raises(PruneError, match="unknown layer '9z'"):
         finetune_superpoint(extractor(), images, None, SuperPointFinetuning(sizes={"9z": 4}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_matcher_pruned_while_finetuning_keeps_its_zeros_in_the_graph(images: ImageSet, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from efficient_matcher.learn.matcher_graph import matcher_model
+    from onnx import numpy_helper
+    views = extract_views(extractor(), images, VIEWS, seed=0)
+    recipe = SuperGlueFinetuning(loop=replace(LOOP, steps=3), views=VIEWS, pairs=1, keypoints=12,
+                                 prune=Ramp(0.75, end=0.5, every=1))
+    network, _ = finetune_superglue(matcher(), views, recipe, tmp_path / "ramp", matcher())
+    assert network.config.folded and sparsity(network)["gnn.layers.0.mlp.0"] == 0.75
+    assert min(sparsity(network).values()) == pytest.approx(0.75, abs=0.02)
+    later, _ = finetune_superglue(network, views, replace(recipe, prune=None), tmp_path / "after")
+    assert sparsity(later) == sparsity(network)
+    constants = [numpy_helper.to_array(entry) for entry in matcher_model(later).graph.initializer
+                 if entry.name.endswith(".weight")]
+    weights = [layer.weight.detach().numpy() for layer in weight_layers(later).values()]
+    assert sum((value == 0).sum() for value in constants) == sum((value == 0).sum() for value in weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,8 @@ from onnx import numpy_helper  # noqa: E402
 from efficient_matcher.learn.extractor_graph import extractor_model  # noqa: E402
 from efficient_matcher.learn.fold import folded  # noqa: E402
 from efficient_matcher.learn.matcher_graph import matcher_model  # noqa: E402
+from efficient_matcher.learn.prune import MagnitudePruning, weight_layers  # noqa: E402
+from efficient_matcher.learn.pruning import MagnitudeRecipe, prune_networks  # noqa: E402
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 
@@ -78,6 +82,16 @@ def test_the_graph_of_a_folded_superpoint_is_that_of_the_original() -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("config", GLUES)
+def test_the_graph_holds_as_many_zeros_as_the_pruned_networks(config: SuperGlueConfig) -> None:
+    recipe = MagnitudeRecipe(superpoint=MagnitudePruning(0.5), superglue=MagnitudePruning(0.8))
+    point, glue = prune_networks(moved(SuperPoint(replace(POINT, location_width=0))), moved(SuperGlue(config)), recipe)
+    for model, network in ((extractor_model(point), point), (matcher_model(glue), glue)):
+        weights = [value for name, value in constants(model).items() if name.endswith(".weight")]
+        zeros = sum(int((layer.weight == 0).sum()) for layer in weight_layers(network).values())
+        assert sum(int((value == 0).sum()) for value in weights) == zeros > 0.4 * sum(value.size for value in weights)
 
 
 def test_folding_twice_changes_nothing() -> None:
