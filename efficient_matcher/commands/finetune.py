@@ -90,8 +90,9 @@ def _check(options: FinetuneOptions, what: str) -> None:
         check_targets(network, getattr(recipe, "sizes", {}))
         ramp = getattr(recipe, "prune", None) or getattr(recipe, f"prune_{name}", None)
         if ramp is not None:
+            from efficient_matcher.learn.fold import sparse_form
             from efficient_matcher.learn.prune import prune_magnitude
-            prune_magnitude(network, ramp)
+            prune_magnitude(sparse_form(network), ramp)
 
 
 def _process(options: FinetuneOptions, what: str, processes: int) -> None:
