@@ -9,7 +9,8 @@ from typing import Annotated, List, Optional  # typer evaluates these on every P
 import typer
 
 from efficient_matcher.commands.app_models import (
-    DataOption, ImagesOption, LimitOption, PairsOption, ProcessesOption, RunOption, SeedOption, StepsOption)
+    DataOption, Device, DeviceOption, ImagesOption, LimitOption, PairsOption, Precision, PrecisionOption,
+    ProcessesOption, RunOption, SeedOption, StepsOption, TopicOption)
 from efficient_matcher.commands.options import JsonOption, OverwriteOption, ThreadsOption
 
 finetune = typer.Typer(no_args_is_help=True, help="Train pruned or narrowed networks on, alone or taught by the dense "
@@ -72,14 +73,19 @@ def finetune_superpoint(
     seed: SeedOption = 0,
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
+    topic: TopicOption = None,
     data: DataOption = "",
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
     json: JsonOption = None,
 ) -> None:
     """Finetune the extractor, made smaller first if asked; writes superpoint.safetensors."""
     from efficient_matcher.commands import finetune as command
     command.run(command.FinetuneOptions(
-        images, out, superpoint, None, teacher, None, recipe, command.parse_sizes(widths, size), labels, steps, pairs,
-        seed, processes, limit, data, json), "superpoint")
+        images, out, superpoint, teacher_superpoint=teacher, recipe=recipe,
+        sizes=command.parse_sizes(widths, size), labels=labels, steps=steps, pairs=pairs,
+        seed=seed, processes=processes, limit=limit, topic=topic, data=data, device=device.value,
+        precision=precision.value, json=json), "superpoint")
 
 
 @finetune.command("superglue")
@@ -97,14 +103,19 @@ def finetune_superglue(
     seed: SeedOption = 0,
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
+    topic: TopicOption = None,
     data: DataOption = "",
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
     json: JsonOption = None,
 ) -> None:
     """Finetune the matcher, made smaller first if asked; writes superglue.safetensors."""
     from efficient_matcher.commands import finetune as command
     command.run(command.FinetuneOptions(
-        images, out, extractor, superglue, None, teacher, recipe, command.parse_sizes(None, size), None, steps, pairs,
-        seed, processes, limit, data, json), "superglue")
+        images, out, extractor, superglue, teacher_superglue=teacher, recipe=recipe,
+        sizes=command.parse_sizes(None, size), steps=steps, pairs=pairs,
+        seed=seed, processes=processes, limit=limit, topic=topic, data=data, device=device.value,
+        precision=precision.value, json=json), "superglue")
 
 
 @finetune.command("both")
@@ -122,14 +133,18 @@ def finetune_both(
     seed: SeedOption = 0,
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
+    topic: TopicOption = None,
     data: DataOption = "",
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
     json: JsonOption = None,
 ) -> None:
     """Finetune both together through the matcher's loss; writes both weight files."""
     from efficient_matcher.commands import finetune as command
     command.run(command.FinetuneOptions(
-        images, out, superpoint, superglue, teacher_superpoint, teacher_superglue, recipe, {}, labels, steps, pairs,
-        seed, processes, limit, data, json), "both")
+        images, out, superpoint, superglue, teacher_superpoint, teacher_superglue, recipe, labels=labels,
+        steps=steps, pairs=pairs, seed=seed, processes=processes, limit=limit, topic=topic, data=data,
+        device=device.value, precision=precision.value, json=json), "both")
 
 
 def prune(

@@ -11,38 +11,98 @@ import typer
 from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, SetOption, ThreadsOption,
                                                 settings_of)
 
-train = typer.Typer(no_args_is_help=True, help="Train the networks on a folder of images; a run that was "
+train = typer.Typer(no_args_is_help=True, help="Train the networks on images of your own; a run that was "
                     "stopped goes on where its folder's checkpoint left it.")
 evaluate = typer.Typer(no_args_is_help=True, help="Measure accuracy against known truth.")
 
 
-ImagesOption = Annotated[Path, typer.Option("--images", metavar="DIR", help="Training images; subfolders count.")]
+class Device(str, Enum):
+    """Where a training computes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, Enum):
+    """What networks compute in while they are trained; weights and losses are float32 always."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class LabelSource(str, Enum):
+    """Who says where keypoints are."""
+
+    sift = "sift"
+    adapted = "adapted"
+
+
+ImagesOption = Annotated[Path, typer.Option(
+    "--images", metavar="DIR|TAR|BAG", help="Training images: a folder with its subfolders, a tar file, or a bag.")]
+TopicOption = Annotated[Optional[str], typer.Option("--topic", help="Of a bag with several image topics.")]
 RunOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; an existing one is resumed.")]
 StepsOption = Annotated[Optional[int], typer.Option("--steps", min=1, help="Steps; the recipe's if not given.")]
 PairsOption = Annotated[Optional[int], typer.Option("--pairs", min=1, help="Image pairs per step and process.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights.")]
-ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 takes one per core.")]
+ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Processes; 0 takes one per core, or GPU.")]
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the images or pairs.")]
 StartOption = Annotated[Optional[Path], typer.Option("--start", metavar="FILE", help="Begin with these weights.")]
 DataOption = Annotated[str, typer.Option("--data", metavar="TEXT", help="What the images are, for the model card.")]
+TrainRecipeOption = Annotated[Optional[str], typer.Option(
+    "--recipe", metavar="NAME|YAML", help="Recipe: one that ships, or a file. [dim]default: built in[/dim]")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes a GPU if there is one.")]
+PrecisionOption = Annotated[Precision, typer.Option(
+    "--precision", help="bf16 is faster on GPUs, and on CPUs that have it.")]
+
+
+@train.command()
+def detector(
+    out: RunOption,
+    recipe: TrainRecipeOption = None,
+    steps: StepsOption = None,
+    pairs: PairsOption = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    json: JsonOption = None,
+) -> None:
+    """Train a detector of corners on synthetic shapes, to label images; writes detector.safetensors."""
+    from efficient_matcher.commands import train as command
+    command.run_detector(command.TrainOptions(
+        None, out, recipe=recipe, steps=steps, pairs=pairs, seed=seed, processes=processes, device=device.value,
+        precision=precision.value, json=json))
 
 
 @train.command()
 def superpoint(
     images: ImagesOption,
     out: RunOption,
+    labels: Annotated[LabelSource, typer.Option(
+        "--labels", help="Keypoints to learn: SIFT's that hold under warps, or those of a --detector.")]
+    = LabelSource.sift,
+    detector: Annotated[Optional[Path], typer.Option(
+        "--detector", metavar="FILE", help="Weights whose points become labels, with --labels adapted.")] = None,
+    recipe: TrainRecipeOption = None,
+    start: StartOption = None,
     steps: StepsOption = None,
     pairs: PairsOption = None,
     seed: SeedOption = 0,
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
+    topic: TopicOption = None,
     data: DataOption = "",
-    start: StartOption = None,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
     json: JsonOption = None,
 ) -> None:
     """Train keypoints and descriptors; writes superpoint.safetensors."""
     from efficient_matcher.commands import train as command
-    command.run_superpoint(command.TrainOptions(images, out, None, steps, pairs, seed, processes, limit, data, json, start))
+    command.run_superpoint(command.TrainOptions(
+        images, out, labels=labels.value, detector=detector, recipe=recipe, start=start, steps=steps, pairs=pairs,
+        seed=seed, processes=processes, limit=limit, topic=topic, data=data, device=device.value,
+        precision=precision.value, json=json))
 
 
 @train.command()
@@ -50,23 +110,54 @@ def superglue(
     images: ImagesOption,
     weights: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of the trained SuperPoint.")],
     out: RunOption,
+    recipe: TrainRecipeOption = None,
+    start: StartOption = None,
+    scenes_share: Annotated[float, typer.Option(
+        "--scenes-share", min=0.0, max=1.0, help="Share of the pairs that are views of synthetic scenes.")] = 0.0,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many scenes are rendered for that.")] = 600,
     steps: StepsOption = None,
     pairs: PairsOption = None,
     seed: SeedOption = 0,
     processes: ProcessesOption = 0,
     limit: LimitOption = None,
-    start: StartOption = None,
+    topic: TopicOption = None,
     data: DataOption = "",
-    scenes_share: Annotated[float, typer.Option(
-        "--scenes-share", min=0.0, max=1.0, help="Share of the pairs that are views of synthetic scenes.")] = 0.0,
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many scenes are rendered for that.")] = 600,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
     json: JsonOption = None,
 ) -> None:
     """Train the matcher on the features of a trained SuperPoint; writes superglue.safetensors."""
     from efficient_matcher.commands import train as command
-    command.run_superglue(
-        command.TrainOptions(images, out, weights, steps, pairs, seed, processes, limit, data, json, start, scenes_share,
-                             scenes))
+    command.run_superglue(command.TrainOptions(
+        images, out, weights, recipe=recipe, start=start, scenes_share=scenes_share, scenes=scenes, steps=steps,
+        pairs=pairs, seed=seed, processes=processes, limit=limit, topic=topic, data=data, device=device.value,
+        precision=precision.value, json=json))
+
+
+@train.command("all")
+def train_all(
+    images: ImagesOption,
+    out: RunOption,
+    recipe: TrainRecipeOption = None,
+    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Of every stage, for a rehearsal.")] = None,
+    pairs: PairsOption = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    limit: LimitOption = None,
+    topic: TopicOption = None,
+    data: DataOption = "",
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    json: JsonOption = None,
+) -> None:
+    """Train everything: shapes, base detector, labels by it, both networks, and both together.
+
+    Each stage has a folder below --out. Started again after an interruption it goes on where it was.
+    """
+    from efficient_matcher.commands import train_all as command
+    command.run(command.ChainOptions(
+        images, out, recipe=recipe, steps=steps, pairs=pairs, seed=seed, processes=processes, limit=limit,
+        topic=topic, data=data, device=device.value, precision=precision.value, json=json))
 
 
 def export(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
-from efficient_matcher.commands.train import reporter, run_notes, training_images
+from efficient_matcher.commands.runs import (
+    RunOptions, compute_of, launch_run, reporter, run_notes, training_images)
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_json
 
@@ -18,16 +18,13 @@ RESULTS = {"superpoint": ("superpoint",), "superglue": ("superglue",), "both": (
 
 
 @dataclass(frozen=True)
-class FinetuneOptions:
-    """images: folder of training images; out: folder of the run, which is resumed if it exists.
+class FinetuneOptions(RunOptions):
+    """superpoint, superglue: weight files to begin with; the teachers' where not given.
 
-    superpoint, superglue: weight files to begin with; the teachers' where not given. recipe: a file, or the name of
-    one that ships. sizes: added to the recipe's. labels: file of labels that were made earlier. The rest as in
-    `train.TrainOptions`.
+    recipe: a file, or the name of one that ships. sizes: added to the recipe's. labels: file of labels that were made
+    earlier.
     """
 
-    images: Path
-    out: Path
     superpoint: Path | None = None
     superglue: Path | None = None
     teacher_superpoint: Path | None = None
@@ -35,13 +32,6 @@ class FinetuneOptions:
     recipe: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     labels: Path | None = None
-    steps: int | None = None
-    pairs: int | None = None
-    seed: int = 0
-    processes: int = 0
-    limit: int | None = None
-    data: str = ""
-    json: Path | None = None
 
 
 def parse_sizes(widths: str | None, sizes: list[str] | None) -> dict[str, int]:
@@ -61,22 +51,18 @@ def run(options: FinetuneOptions, what: str) -> dict[str, Any]:
 
     Raises MatcherError.
     """
-    from efficient_matcher.learn.parallel import launch
     from efficient_matcher.learn.weights import read_weights
-    if not options.images.is_dir():
-        raise MatcherError(f"{options.images}: no such folder")
     _check(options, what)  # before processes start
-    options.out.mkdir(parents=True, exist_ok=True)
-    processes = options.processes or len(os.sched_getaffinity(0))
-    launch(_process, processes, options, what, processes)
+    reports = launch_run(options, _process, what)
     report = {}
     for name in RESULTS[what]:
         path = options.out / f"{name}.safetensors"
         notes = read_weights(path).notes
         report[name] = {"weights": str(path), **notes}
         shown = {key: notes["training"][key] for key in ("images", "hours", "parameters", "nonzero_parameters")}
-        print_table(f"wrote {path}", [(key, str(value)) for key, value in shown.items()])
-    if options.json is not None:
+        if reports:
+            print_table(f"wrote {path}", [(key, str(value)) for key, value in shown.items()])
+    if options.json is not None and reports:
         write_json(options.json, report)
     return report
 
@@ -106,7 +92,7 @@ def _superpoint(options: FinetuneOptions, recipe: Any, images: Any, processes: i
     from efficient_matcher.learn.finetune import finetune_superpoint
     labels = _labels(options, recipe, images, processes)
     network, hours = finetune_superpoint(_load(options, "superpoint"), images, labels, recipe, options.out,
-                                         _teacher(options, "superpoint"))
+                                         _teacher(options, "superpoint"), compute_of(options))
     return [network], hours
 
 
@@ -116,8 +102,10 @@ def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: in
     extractor, matcher = _load(options, "superpoint"), _load(options, "superglue")
     teacher = _teacher(options, "superglue")
     _same_descriptors(extractor, matcher, teacher)
-    views = gather_views(extractor, images, recipe.views, options.seed, options.out, reporter("extracting views"))
-    network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher)
+    compute = compute_of(options)
+    views = gather_views(extractor.to(compute.device), images, recipe.views, options.seed, options.out,
+                         reporter("extracting views"))
+    network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher, compute)
     return [network], hours
 
 
@@ -130,7 +118,7 @@ def _both(options: FinetuneOptions, recipe: Any, images: Any, processes: int) ->
         raise MatcherError("both networks need a teacher, or neither")
     superpoint, superglue, hours = finetune_both(
         extractor, matcher, images, _labels(options, recipe, images, processes), recipe, options.out,
-        teachers if teachers[0] is not None else None)
+        teachers if teachers[0] is not None else None, compute_of(options))
     return [superpoint, superglue], hours
 
 
@@ -139,7 +127,7 @@ def _recipe(options: FinetuneOptions, what: str) -> Any:
     from efficient_matcher.learn.recipe import find_recipe, read_recipe
     kind = {"superpoint": finetune.SuperPointFinetuning, "superglue": finetune.SuperGlueFinetuning,
             "both": finetune.JointFinetuning}[what]
-    recipe = read_recipe(find_recipe(options.recipe), kind) if options.recipe is not None else kind()
+    recipe = options.settings or (read_recipe(find_recipe(options.recipe), kind) if options.recipe else kind())
     loop = replace(recipe.loop, steps=options.steps or recipe.loop.steps, seed=options.seed)
     pairs = recipe.pairs
     if options.pairs:
@@ -171,12 +159,12 @@ def _same_descriptors(extractor: Any, matcher: Any, teacher: Any) -> None:
 
 
 def _labels(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> Any:
-    from efficient_matcher.learn.data import label_images
+    from efficient_matcher.learn.label_cache import SIFT, label_images
     from efficient_matcher.learn.parallel import once_first
     if not recipe.task:
         return None
-    cache = options.labels or options.out / "labels.npz"
-    return once_first(lambda: label_images(images, cache, processes, reporter("labelling images")))
+    cache, labeller = (options.labels, None) if options.labels else (options.out / "labels.npz", SIFT)
+    return once_first(lambda: label_images(images, cache, processes, reporter("labelling images"), labeller))
 
 
 def _save(options: FinetuneOptions, what: str, networks: list[Any], training: dict[str, Any], recipe: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
-from efficient_matcher.commands.train import training_images
+from efficient_matcher.commands.runs import training_images
 from efficient_matcher.errors import MatcherError, RecipeError
 from efficient_matcher.files import result_folder, write_json
 

@@ -1,47 +1,52 @@
-"""`efficient-matcher train superpoint | superglue`: images in a folder to weight files."""
+"""`efficient-matcher train detector | superpoint | superglue`: drawings or images to weight files."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
+from efficient_matcher.commands.runs import (
+    RunOptions, compute_of, launch_run, plain_notes, reporter, run_notes, training_images)
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_json
 
 LICENCE = "Apache-2.0"
+NOT_SHOWN = ("recipe", "begun_with")
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """images: folder of training images; out: folder of the run, which is resumed if it exists.
+class TrainOptions(RunOptions):
+    """superpoint: weight file of the extractor, for training the matcher; start: weights to begin with.
 
-    superpoint: weight file of the extractor, for training the matcher; start: of a matcher to begin with. steps and pairs: None keeps the
-    recipe's. processes: 0 takes one per core. data: a sentence on the images, for the model card.
     scenes_share: of the matcher's pairs that are views of synthetic scenes; scenes: how many of these are rendered.
+    labels: `sift`, or `adapted`, made by the weights `detector`; adaptation: how. recipe: a file, or one that ships.
     """
 
-    images: Path
-    out: Path
     superpoint: Path | None = None
-    steps: int | None = None
-    pairs: int | None = None
-    seed: int = 0
-    processes: int = 0
-    limit: int | None = None
-    data: str = ""
-    json: Path | None = None
     start: Path | None = None
     scenes_share: float = 0.0
     scenes: int = 600
+    labels: str = "sift"
+    detector: Path | None = None
+    adaptation: Any = None
+    recipe: str | None = None
+
+
+def run_detector(options: TrainOptions) -> dict[str, Any]:
+    """Train a detector of corners on synthetic shapes and write `detector.safetensors`; the same otherwise."""
+    return _run(options, "detector", _detector_process)
 
 
 def run_superpoint(options: TrainOptions) -> dict[str, Any]:
     """Train a SuperPoint and write `superpoint.safetensors`; returns what --json writes. Raises MatcherError."""
+    if options.labels == "adapted" and options.detector is None:
+        raise MatcherError("adapted labels need --detector, the weights of a trained one")
+    if options.labels != "adapted" and options.detector is not None:
+        raise MatcherError("--detector belongs to --labels adapted")
     return _run(options, "superpoint", _superpoint_process)
 
 
@@ -50,58 +55,92 @@ def run_superglue(options: TrainOptions) -> dict[str, Any]:
     return _run(options, "superglue", _superglue_process)
 
 
-def _run(options: TrainOptions, architecture: str, process: Callable[[TrainOptions, int], None]) -> dict[str, Any]:
-    from efficient_matcher.learn.parallel import launch
+def _run(options: TrainOptions, name: str, process: Callable[[TrainOptions, int], None]) -> dict[str, Any]:
     from efficient_matcher.learn.weights import read_weights
-    if not options.images.is_dir():
-        raise MatcherError(f"{options.images}: no such folder")
-    processes = options.processes or len(os.sched_getaffinity(0))
-    options.out.mkdir(parents=True, exist_ok=True)
-    launch(process, processes, options, processes)
-    path = options.out / f"{architecture}.safetensors"
+    _recipe(options, name)  # before processes start
+    reports = launch_run(options, process)
+    path = options.out / f"{name}.safetensors"
     report = {"weights": str(path), **read_weights(path).notes}
-    if options.json is not None:
-        write_json(options.json, report)
-    print_table(f"wrote {path}", [(key, str(value)) for key, value in report["training"].items() if key not in ("recipe", "begun_with")])
+    if reports:
+        if options.json is not None:
+            write_json(options.json, report)
+        print_table(f"wrote {path}", [(key, str(value)) for key, value in report["training"].items()
+                                      if key not in NOT_SHOWN])
     return report
 
 
+def _recipe(options: TrainOptions, name: str) -> Any:
+    """The recipe with what the options say over it. Raises RecipeError."""
+    from efficient_matcher.learn.chain import DetectorTraining
+    from efficient_matcher.learn.recipe import find_recipe, read_recipe
+    from efficient_matcher.learn.train_superglue import SuperGlueTraining
+    from efficient_matcher.learn.train_superpoint import SuperPointTraining
+    kind = {"detector": DetectorTraining, "superpoint": SuperPointTraining, "superglue": SuperGlueTraining}[name]
+    config = options.settings or (read_recipe(find_recipe(options.recipe), kind) if options.recipe else kind())
+    pairs = config.pairs
+    if options.pairs:
+        pairs = options.pairs if name == "superglue" else replace(pairs, pairs=options.pairs)
+    loop = replace(config.loop, steps=options.steps or config.loop.steps, seed=options.seed)
+    return replace(config, loop=loop, pairs=pairs)
+
+
+def _detector_process(options: TrainOptions, processes: int) -> None:
+    from efficient_matcher.learn.shapes import shape_set
+    from efficient_matcher.learn.train_superpoint import train_superpoint
+    config = _recipe(options, "detector")
+    drawings, corners = shape_set(config.shapes, options.seed)
+    network, hours = train_superpoint(drawings, corners, config, options.out, compute=compute_of(options),
+                                      labelled_by="shapes")
+    _save(options, "detector", network, {"data": options.data or "synthetic shapes", "images": len(drawings),
+                                         **plain_notes(options, processes, hours), "recipe": asdict(config)})
+
+
 def _superpoint_process(options: TrainOptions, processes: int) -> None:
-    from efficient_matcher.learn.data import label_images
-    from efficient_matcher.learn.parallel import once_first
-    from efficient_matcher.learn.train_superpoint import SuperPointTraining, train_superpoint
+    from efficient_matcher.learn.train_superpoint import train_superpoint
     from efficient_matcher.learn.weights import load_superpoint
-    config = SuperPointTraining()
+    config = _recipe(options, "superpoint")
     start = load_superpoint(options.start) if options.start is not None else None
     config = config.going_on(start.config) if start is not None else config
-    config = replace(config, loop=_loop(config.loop, options),
-                     pairs=replace(config.pairs, pairs=options.pairs or config.pairs.pairs))
     images = training_images(options)
-    cache = options.out / "labels.npz"
-    labels = once_first(lambda: label_images(images, cache, processes, reporter("labelling images")))
-    network, hours = train_superpoint(images, labels, config, options.out, start)
-    _save(options, "superpoint", network,
-          {**run_notes(options, processes, hours, images), **_begun_with(options), "recipe": asdict(config)})
+    labels, made_by = _labels(options, images, processes)
+    network, hours = train_superpoint(images, labels, config, options.out, start, compute_of(options), made_by)
+    _save(options, "superpoint", network, {**run_notes(options, processes, hours, images), "labels": made_by,
+                                           **_begun_with(options), "recipe": asdict(config)})
+
+
+def _labels(options: TrainOptions, images: Any, processes: int) -> tuple[Any, str]:
+    """Labels of the images, and who made them."""
+    from efficient_matcher.learn.label_cache import SIFT, label_images
+    from efficient_matcher.learn.parallel import once_first
+    labeller, cache = SIFT, options.out / "labels.npz"
+    if options.labels == "adapted":
+        from efficient_matcher.learn.adaptation import AdaptationConfig, AdaptedLabeller
+        from efficient_matcher.learn.weights import load_superpoint
+        labeller = AdaptedLabeller(load_superpoint(options.detector), options.adaptation or AdaptationConfig(),
+                                   compute_of(options))
+        cache = options.out / "labels-adapted.npz"
+    made = once_first(lambda: label_images(images, cache, processes, reporter("labelling images"), labeller))
+    return made, labeller.name
 
 
 def _superglue_process(options: TrainOptions, processes: int) -> None:
-    from efficient_matcher.learn.train_superglue import SuperGlueTraining, train_superglue
+    from efficient_matcher.learn.train_superglue import train_superglue
     from efficient_matcher.learn.views import gather_views
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
     if options.superpoint is None:
         raise MatcherError("training SuperGlue needs the weights of a SuperPoint")
-    config = SuperGlueTraining()
-    config = replace(config, loop=_loop(config.loop, options), pairs=options.pairs or config.pairs)
-    images = training_images(options)
+    config, compute = _recipe(options, "superglue"), compute_of(options)
     extractor = load_superpoint(options.superpoint)
     start = load_superglue(options.start) if options.start is not None else None
     config = replace(config, network=start.config if start is not None else config.network)
     if extractor.config.descriptor_dim != config.network.descriptor_dim:
         raise MatcherError(f"{options.superpoint}: descriptors of {extractor.config.descriptor_dim} numbers, "
                            f"the matcher takes {config.network.descriptor_dim}")
+    images = training_images(options)
+    extractor = extractor.to(compute.device)
     views = gather_views(extractor, images, config.views, options.seed, options.out, reporter("extracting views"))
     scenes = _scene_views(options, extractor, images, config) if options.scenes_share else None
-    network, hours = train_superglue(views, config, options.out, start, scenes, options.scenes_share)
+    network, hours = train_superglue(views, config, options.out, start, scenes, options.scenes_share, compute)
     mixture = {"scenes_share": options.scenes_share, "scenes": options.scenes} if scenes is not None else {}
     _save(options, "superglue", network, {**run_notes(options, processes, hours, images), **_begun_with(options),
                                           **mixture, "recipe": asdict(config)})
@@ -121,45 +160,10 @@ def _begun_with(options: TrainOptions) -> dict[str, Any]:
     return {} if options.start is None else {"begun_with": read_weights(options.start).notes.get("training", {})}
 
 
-def training_images(options: Any) -> Any:
-    """The images of `options.images`, at most `options.limit`; process 0 says what was skipped."""
-    import cv2
-
-    from efficient_matcher.learn.data import load_images
-    from efficient_matcher.learn.parallel import rank
-    cv2.setNumThreads(1)  # the processes already take every core
-    images = load_images(options.images, options.limit)
-    if images.skipped and rank() == 0:
-        shown = ", ".join(f"{name} ({why})" for name, why in list(images.skipped.items())[:5])
-        print(f"skipped {len(images.skipped)} of {len(images.skipped) + len(images)} images: {shown}")
-    return images
-
-
-def _loop(loop: Any, options: TrainOptions) -> Any:
-    return replace(loop, steps=options.steps or loop.steps, seed=options.seed)
-
-
-def run_notes(options: Any, processes: int, hours: float, images: Any) -> dict[str, Any]:
-    """What a weight file says of the run that made it."""
-    return {"data": options.data or f"{len(images)} images of a folder named {options.images.name}",
-            "images": len(images), "skipped_images": len(images.skipped), "seed": options.seed,
-            "processes": processes, "hours": round(hours, 2)}
-
-
-def _save(options: TrainOptions, architecture: str, network: Any, training: dict[str, Any]) -> None:
+def _save(options: TrainOptions, name: str, network: Any, training: dict[str, Any]) -> None:
     from efficient_matcher.learn.parallel import rank
     from efficient_matcher.learn.weights import save_weights
     if rank() == 0:
         parameters = sum(math.prod(p.shape) for p in network.parameters())
-        training = {"command": f"efficient-matcher train {architecture}", **training, "parameters": parameters}
-        save_weights(options.out / f"{architecture}.safetensors", network, {"licence": LICENCE, "training": training})
-
-
-def reporter(what: str) -> Callable[[int, int], None]:
-    """Says every tenth how far `what` has come."""
-    from efficient_matcher.learn.parallel import rank
-
-    def report(done: int, of: int) -> None:
-        if rank() == 0 and (done == of or done % max(1, of // 10) == 0):
-            print(f"{what}: {done} of {of}", flush=True)
-    return report
+        training = {"command": f"efficient-matcher train {name}", **training, "parameters": parameters}
+        save_weights(options.out / f"{name}.safetensors", network, {"licence": LICENCE, "training": training})

@@ -5,10 +5,8 @@ Every batch is a function of (seed, step) alone, so a resumed run sees what an u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -20,19 +18,17 @@ from torch import Tensor
 from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography, warp
-from efficient_matcher.learn.labels import label_image
 from efficient_matcher.sources.image_sets import read_images
 
 MINIMUM_SIDE_PX = 64
-SAVE_EVERY = 100  # images labelled between two writes of the cache
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Grey images held in memory; `skipped` names what could not be used, with the reason."""
+    """Grey images; `skipped` names what could not be used, with the reason."""
 
-    names: list[str]
-    images: list[NDArray[np.uint8]]
+    names: Sequence[str]
+    images: Sequence[NDArray[np.uint8]]
     skipped: dict[str, str]
 
     def __len__(self) -> int:
@@ -58,39 +54,6 @@ def load_images(source: Path, limit: int | None = None, topic: str | None = None
     return ImageSet(names, images, skipped)
 
 
-def label_images(
-    images: ImageSet, cache: Path, workers: int = 2, progress: Callable[[int, int], None] = lambda done, of: None
-) -> list[NDArray[np.float32]]:
-    """Labels [N,3] (x, y, share) of every image, kept in `cache` (npz) and made only where missing."""
-    known = _read_labels(cache)
-    missing = [i for i, name in enumerate(images.names) if name not in known]
-    if missing:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = pool.map(label_image, (images.images[i] for i in missing), missing, chunksize=4)
-            for done, (i, points) in enumerate(zip(missing, jobs), 1):
-                known[images.names[i]] = points
-                if done % SAVE_EVERY == 0 or done == len(missing):
-                    _write_labels(cache, known)
-                progress(done, len(missing))
-    return [known[name] for name in images.names]
-
-
-def _read_labels(cache: Path) -> dict[str, NDArray[np.float32]]:
-    if not cache.exists():
-        return {}
-    with np.load(cache) as stored:
-        parts = np.split(stored["points"], np.cumsum(stored["counts"])[:-1])
-        return dict(zip(stored["names"].tolist(), parts))
-
-
-def _write_labels(cache: Path, labels: dict[str, NDArray[np.float32]]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial.npz")
-    np.savez(partial, names=np.array(list(labels)), counts=np.array([len(p) for p in labels.values()]),
-             points=np.concatenate(list(labels.values())))
-    partial.replace(cache)
-
-
 @dataclass(frozen=True)
 class PairConfig:
     """Size and kind of the training pairs."""
@@ -109,8 +72,8 @@ class PairConfig:
 class PairBatch:
     """images [2B,1,h,w] in [0,1], first all views 0, then all views 1; H_0to1 [B,3,3] float32.
 
-    clean: the same before light, blur, noise and compression changed them, if asked for. labels: one [N,3] (x, y, share) array
-    for each of the 2B views.
+    clean: the same before light, blur, noise and compression changed them, if asked for. labels: one [N,3]
+    (x, y, share) array for each of the 2B views.
     """
 
     images: Tensor

@@ -1,13 +1,15 @@
-"""Keypoint labels from a classical detector that holds under warps.
+"""Keypoint labels from a detector that holds under warps: SIFT, or a trained one (see adaptation.py).
 
-Each image is warped many times; SIFT's points are mapped back and vote at sub-pixel position. What
-is found again in a large share of the warps becomes a label. (Homographic adaptation, SuperPoint
-section 5, with a detector that is already sub-pixel and scale-covariant.)
+Each image is warped many times; the detector's points are mapped back and vote at sub-pixel position. What is found
+again in a large share of the warps becomes a label. This is homographic adaptation (SuperPoint, section 5) by points
+instead of score maps: the peaks of a map are a pixel wide, and warping it back would lose them between pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from efficient_matcher.learn.homographies import HomographyRange, random_homogra
 
 OVERSAMPLING = 2  # votes are counted on a grid this much finer than the image
 VOTE_SIGMA = 1.0  # grid sites; 0.5 px, about SIFT's own repeatability
+Detect = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -33,27 +36,59 @@ class LabelConfig:
     )
 
 
-def label_image(image: NDArray[np.uint8], seed: int, config: LabelConfig = LabelConfig()) -> NDArray[np.float32]:
-    """Repeatable points of a grey image [H,W]: rows x, y (pixels), share of warps in (0,1]. [N,3]."""
+class Labeller(Protocol):
+    """Labels a grey image [H,W] as `label_image` does; processes get it as a copy."""
+
+    name: str  # kept beside the labels, which are made by one labeller alone
+    in_process: bool  # it has a device of its own, and other processes would only stand in its way
+
+    def __call__(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class SiftLabeller:
+    """Labels where SIFT finds again what it found."""
+
+    config: LabelConfig = LabelConfig()
+    name: str = "sift"
+    in_process: bool = False
+
+    def __call__(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
+        return label_image(image, seed, self.config)
+
+
+def label_image(image: NDArray[np.uint8], seed: int, config: LabelConfig = LabelConfig(),
+                detect: Detect | None = None) -> NDArray[np.float32]:
+    """Repeatable points of a grey image [H,W]: rows x, y (pixels), share of warps in (0,1]. [N,3].
+
+    detect: points [N,2] of a warped image; SIFT's if not given.
+    """
     rng = np.random.default_rng(seed)
-    # Without the precise upscale OpenCV's SIFT places every point a quarter of a pixel too far right and down.
-    sift = cv2.SIFT_create(nfeatures=1500, contrastThreshold=config.contrast_threshold, enable_precise_upscale=True)
+    detect = detect or _sift(config)
     height, width = image.shape
     votes = np.zeros((height * OVERSAMPLING, width * OVERSAMPLING), np.float32)
     seen = np.zeros_like(votes)
     for index in range(config.warps):
         H = np.eye(3) if index == 0 else random_homography(rng, width, height, config.warp_range)
-        points = _detect(sift, image, H)
+        points = _detect(detect, image, H)
         votes += _ballot(points, votes.shape)
         seen += _visible(H, votes.shape)
     return _elect(votes, seen, config)
 
 
-def _detect(sift: cv2.SIFT, image: NDArray[np.uint8], H: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sift(config: LabelConfig) -> Detect:
+    # Without the precise upscale OpenCV's SIFT places every point a quarter of a pixel too far right and down.
+    sift = cv2.SIFT_create(nfeatures=1500, contrastThreshold=config.contrast_threshold, enable_precise_upscale=True)
+
+    def detect(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        points = np.array([k.pt for k in sift.detect(image, None)], np.float64).reshape(-1, 2)
+        return np.unique(points, axis=0)  # SIFT repeats a point for each of its orientations
+    return detect
+
+
+def _detect(detect: Detect, image: NDArray[np.uint8], H: NDArray[np.float64]) -> NDArray[np.float64]:
     warped = cv2.warpPerspective(image, H, image.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    points = np.array([k.pt for k in sift.detect(warped, None)], np.float64).reshape(-1, 2)
-    points = np.unique(points, axis=0)  # SIFT repeats a point for each of its orientations
-    return warp(points, np.linalg.inv(H))
+    return warp(detect(warped), np.linalg.inv(H))
 
 
 def _ballot(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -76,15 +76,23 @@ def once_first(make: Callable[[], Result]) -> Result:
     return result
 
 
-def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> None:
-    """Call function(*arguments) in `processes` processes that train together.
+def started_together() -> int:
+    """How many processes torchrun has started this one among; 0 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
-    Under torchrun the processes exist already and only join; with processes = 1 the call is direct.
+
+def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> bool:
+    """Call function(*arguments) in `processes` processes that train together; False where another one reports.
+
+    Under torchrun the processes exist already and only join, and all but the first leave the report to that one;
+    with processes = 1 the call is direct.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if started_together():
         dist.init_process_group("gloo", timeout=PATIENCE)
         try:
             function(*arguments)
+            wait_for_all()  # what the first one has written is there for all
+            return rank() == 0
         finally:
             dist.destroy_process_group()
     elif processes == 1:
@@ -92,6 +100,7 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> Non
     else:
         with tempfile.TemporaryDirectory() as folder:
             _spawn(Path(folder), function, processes, arguments)
+    return True
 
 
 def _spawn(folder: Path, function: Callable[..., Any], processes: int, arguments: tuple) -> None:

@@ -112,7 +112,9 @@ def superpoint_loss(
         detector = torch.lerp(detector, losses.detector_loss(logits, own, counts), config.self_label_weight)
         location = torch.lerp(location, losses.location_loss(logits, own), config.self_label_weight)
     reprojection = losses.reprojection_loss(points0, points1, partner, batch.H_0to1)
-    descriptor = _descriptor_loss(learner, coarse, points0, points1, visible0, visible1, batch.H_0to1, config)
+    descriptor = coarse.sum() * 0
+    if config.descriptor_weight:
+        descriptor = _descriptor_loss(learner, coarse, points0, points1, visible0, visible1, batch.H_0to1, config)
     total = (detector + _location_weight(progress, config) * location + config.descriptor_weight * descriptor
              + _reprojection_weight(progress, config) * reprojection)
     repeated = (partner >= 0).sum() / visible0.sum().clamp(min=1)
@@ -127,7 +129,7 @@ def _reprojection_weight(progress: float, config: SuperPointTraining) -> float:
 
 
 def _location_weight(progress: float, config: SuperPointTraining) -> float:
-    late = max(0.0, (progress - config.self_label_from) / (1 - config.self_label_from))
+    late = max(0.0, (progress - config.self_label_from) / max(1e-9, 1 - config.self_label_from))
     return config.location_weight + late * (config.location_weight_at_end - config.location_weight)
 
 
@@ -149,5 +151,6 @@ def _descriptor_loss(
 
 def _choose(points: Tensor, eligible: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`count` random eligible points of each view [B,count,2], and which of them are real [B,count]."""
-    order = (torch.rand(eligible.shape).to(points.device) + eligible.float()).topk(min(count, eligible.shape[1]), dim=1).indices
+    lots = torch.rand(eligible.shape).to(points.device)  # drawn on the CPU: the same on every device
+    order = (lots + eligible.float()).topk(min(count, eligible.shape[1]), dim=1).indices
     return points.gather(1, order[..., None].expand(-1, -1, 2)), eligible.gather(1, order)

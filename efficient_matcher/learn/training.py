@@ -1,7 +1,7 @@
 """The training loop both networks share: schedule, averaging, checkpoints, resume, progress.
 
 A run is a folder: `checkpoint.pt` (everything needed to go on), `log.jsonl` (one line every few
-steps). A step's data and noise depend on (seed, step) alone, so resuming changes nothing.
+steps) and TensorBoard's events. A step's data and noise depend on (seed, step) alone, so resuming changes nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from efficient_matcher.errors import MatcherError
+from efficient_matcher.learn.log import TrainingLog
 from efficient_matcher.learn.parallel import average_over_processes, rank, world_size
 from efficient_matcher.stopping import StopSignals
 
@@ -60,6 +62,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay)
         self.description = json.loads(json.dumps({**description, "loop": asdict(config), "processes": world_size()}))
+        self._log_file = TrainingLog(self.folder)
         self.step = 0
         self.seconds = 0.0  # spent training, over all resumes
 
@@ -81,7 +84,7 @@ class Loop:
             raise TrainingError(f"{self.checkpoint_path}: not a readable checkpoint ({type(error).__name__})") from None
         if state["description"] != self.description:
             raise TrainingError(f"{self.checkpoint_path}: belongs to another configuration "
-                                f"({_difference(state['description'], self.description)}); choose another folder")
+                                f"({difference(state['description'], self.description)}); choose another folder")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -96,7 +99,7 @@ class Loop:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         saved = time.monotonic()
-        with _progress() as progress, StopSignals() as stop:
+        with self._logging(), _progress() as progress, StopSignals() as stop:
             task = progress.add_task("training", total=self.config.steps, completed=self.step, figures="")
             while self.step < self.config.steps:
                 figures, stopping = self._one_step(step_function, stop.requested)
@@ -150,12 +153,19 @@ class Loop:
         self.seconds += time.monotonic() - started
         return self._log({"loss": loss.item(), **parts}), stopping
 
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        if rank() == 0:
+            self._log_file.begin(self.step)
+        try:
+            yield
+        finally:
+            self._log_file.close()
+
     def _log(self, parts: dict[str, float]) -> str:
         if rank() == 0 and (self.step % self.config.log_every == 0 or self.step == self.config.steps):
-            entry = {"step": self.step, "seconds": round(self.seconds, 1),
-                     **{k: round(v, 5) for k, v in parts.items()}}
-            with (self.folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
+            rate = self.optimizer.param_groups[0]["lr"]
+            self._log_file.write(self.step, self.seconds, {**parts, "learning_rate": rate})
         return " ".join(f"{k} {v:.3f}" for k, v in parts.items())
 
 
@@ -165,11 +175,12 @@ def _progress() -> Progress:
                     disable=rank() != 0)
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    """The first setting that is not the same in both, with its two values."""
     for key in sorted(set(old) | set(new)):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
-            return _difference(a, b, f"{prefix}{key}.")
+            return difference(a, b, f"{prefix}{key}.")
         if a != b:
             return f"{prefix}{key}: {a} there, {b} here"
     return "same settings"

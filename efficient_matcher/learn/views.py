@@ -136,9 +136,10 @@ def _warped_views(
 def extract(
     network: SuperPoint, views: NDArray[np.uint8], count: int, radius: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best `count` keypoints of each view [V,H,W]: positions [V,N,2], scores [V,N], descriptors [V,N,D], on the CPU.
+    """The best `count` keypoints of each view [V,H,W]: positions [V,N,2], scores [V,N], descriptors [V,N,D].
 
-    A view with fewer keypoints is filled up with random places, which teach the matcher the dustbin.
+    All on the CPU, wherever the network is. A view with fewer keypoints is filled up with random places, which teach
+    the matcher the dustbin.
     """
     device = next(network.parameters()).device
     images = (torch.from_numpy(views)[:, None].to(device).float() / 255).contiguous(memory_format=torch.channels_last)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig
-from efficient_matcher.learn.data import ImageSet, PairConfig, label_images, load_images, pair_batch
+from efficient_matcher.learn.data import ImageSet, PairConfig, load_images, pair_batch
 from efficient_matcher.learn.homographies import HomographyRange
+from efficient_matcher.learn.label_cache import label_images
 
 PLAIN = AugmentConfig(probability=0.0)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -60,3 +63,50 @@ def test_a_failure_in_one_process_ends_all_with_its_message(work: ModuleType, tm
 def test_processes_that_were_stopped_interrupt_the_one_that_waits(work: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         parallel.launch(work.stop, 2, str(tmp_path))
+
+
+TORCHRUN = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from torch import nn
+from efficient_matcher.learn import parallel
+from efficient_matcher.learn.training import Loop, LoopConfig
+
+def train(folder, stop_at=None):
+    torch.manual_seed(0)
+    loop = Loop(nn.Linear(3, 1), LoopConfig(steps=6, warmup_steps=1), Path(folder), {"kind": "toy"})
+    loop.resume()
+    def step(index):
+        if index == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        inputs = torch.rand(8, 3)
+        return (loop.model(inputs) - inputs.sum(1, keepdim=True)).square().mean(), {"index": float(index)}
+    return loop.run(step).weight
+
+def work(folder):
+    whole = train(folder + "/whole")
+    try:
+        train(folder + "/broken", stop_at=5)  # the second process, in the third step
+    except KeyboardInterrupt:
+        Path(folder, f"stopped-{parallel.rank()}").touch()
+    parallel.wait_for_all()
+    same = torch.equal(train(folder + "/broken"), whole)
+    Path(folder, f"same-{parallel.rank()}").write_text(f"{same} {parallel.world_size()}")
+
+if parallel.launch(work, 7, sys.argv[1]):
+    Path(sys.argv[1], "report").write_text(os.environ["RANK"])
+"""
+
+
+def test_two_processes_of_torchrun_resume_exactly(tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(TORCHRUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               str(tmp_path / "toy.py"), str(tmp_path)]
+    root = str(Path(parallel.__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"same-{rank}").read_text() for rank in (0, 1)] == ["True 2", "True 2"]
+    assert (tmp_path / "stopped-0").exists() and (tmp_path / "stopped-1").exists()
+    assert (tmp_path / "report").read_text() == "0"
