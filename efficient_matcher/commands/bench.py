@@ -88,7 +88,8 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
 
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "tracked frame ms", _spread(report["tracked_frame_ms"])
+    yield "tracked frame ms", _spread(report["tracked_frame_ms"]) + _ratio_of_p99(report["tracked_frame_ms"])
+    yield "  undisturbed", _undisturbed(report)
     for stage, value in report["stages_ms"].items():
         yield f"  {stage}", _spread(value)
     yield "in the networks", f"{_spread(report['networks_ms'])}   ({COUNTED['networks']})"
@@ -117,6 +118,17 @@ def _refined_rows(refined: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "with refinement ms", _spread(refined["tracked_frame_ms"]) + (
         "" if ratio is None else f"   {DENSE} takes {ratio:.2f} times as long")
     yield "  refine", _spread(refined["stages_ms"]["refine"])
+
+
+def _undisturbed(report: dict[str, Any]) -> str:
+    """Of the frames during which no other program, nor the host of a virtual machine, had a core."""
+    alone, frames = report["undisturbed_ms"], report["tracked_frame_ms"]["frames"]
+    found = f"{alone['frames']} of {frames} frames, during which nobody else had a core"
+    return found if not alone["frames"] else f"{_spread(alone)}{_ratio_of_p99(alone)}   ({found})"
+
+
+def _ratio_of_p99(value: dict[str, float]) -> str:
+    return f" ({value['p99_over_median']:.2f} medians)"
 
 
 def _spread(value: dict[str, float]) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.core.live import settle_memory
 from efficient_matcher.errors import MatcherError
+from efficient_matcher.evaluate.disturbance import taken
 
 FIRST_FRAMES = 4  # until the first result, at most
 Timings = dict[str, float]  # ms per stage, and `total`
@@ -67,8 +68,15 @@ def _serve(requests: TextIO, answers: TextIO) -> None:
     settle_memory()
     for line in requests:
         count = json.loads(line)["frames"]
-        times = [timed for timed in (process(frames.read()) for _ in range(count)) if timed is not None]
+        times = [timed for timed in (_watched(process, frames.read()) for _ in range(count)) if timed is not None]
         _answer(answers, {"times": times, **facts()})
+
+
+def _watched(process: Process, image: NDArray[np.uint8]) -> Timings | None:
+    """The frame's times, and whether it was alone on the processors: `disturbed` is 0 or 1."""
+    before = taken()
+    times = process(image)
+    return times and {**times, "disturbed": float(taken() != before)}
 
 
 def _ours(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:

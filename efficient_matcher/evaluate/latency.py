@@ -34,6 +34,7 @@ RIVALS = (DENSE, "sift", "orb")
 OVERALL = ("total", "networks", "latency")  # of a frame's times, those that are no stage of it
 COUNTED = {"networks": "time inside the runtime, all runs of extractor and matcher",
            "outside": "conversion, peaks and their descriptors, optimal transport, mutual check, homography"}
+DISTURBED = "disturbed"  # among a frame's times: 1 where somebody else had a core meanwhile, else 0
 SETTLE_S = 0.05  # idle threads of the contestant before spin for a while
 
 
@@ -61,16 +62,17 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Median and p99 in ms, of the total and of each stage, and the facts."""
-        names = dict.fromkeys(name for entry in self.times for name in entry)
+        """Median and p99 in ms, of the total and of each stage, and the facts; `undisturbed_ms`: the same of the total
+        of those frames during which nobody else had a core, so that what is ours can be told from the machine."""
+        names = dict.fromkeys(name for entry in self.times for name in entry if name != DISTURBED)
         stages = {name: spread([entry.get(name, 0.0) for entry in self.times]) for name in names}
         total, *others = [stages.pop(name, None) for name in OVERALL]
         overall = {f"{name}_ms": value for name, value in zip(OVERALL[1:], others) if value is not None}
         shares = [1 - entry["networks"] / entry["total"] for entry in self.times if "networks" in entry]
         outside = {"outside_networks_share": float(np.median(shares))} if shares else {}
-        return {"tracked_frame_ms": {**total, "p99_over_median": total["p99"] / total["median"],
-                                     "frames": len(self.times)},
-                "stages_ms": stages, **overall, **outside, **self.facts}
+        alone = [entry["total"] for entry in self.times if not entry.get(DISTURBED)]
+        return {"tracked_frame_ms": _over_median(total, len(self.times)),
+                "undisturbed_ms": _over_median(spread(alone), len(alone)) if alone else {"frames": 0}, "stages_ms": stages, **overall, **outside, **self.facts}
 
     @property
     def median_ms(self) -> float:
@@ -191,6 +193,10 @@ def without_refinement(config: Config) -> Config:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median and p99."""
     return {"median": float(np.median(values)), "p99": float(np.percentile(values, 99))}
+
+
+def _over_median(figures: dict[str, float], frames: int) -> dict[str, float]:
+    return {**figures, "p99_over_median": figures["p99"] / figures["median"], "frames": frames}
 
 
 def make_job(frames: Sequence[NDArray[np.uint8]], folder: Path, config: Config, **other: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_report_holds_every_figure(config: Config, tmp_path: Path, capsys: pytes
     assert {"refine"} == set(report["refined"]["stages_ms"]) - set(report["stages_ms"])
     assert set(report["counted"]) == {"networks", "outside"}
     printed = " ".join(capsys.readouterr().out.split())
-    assert "tracked frame ms" in printed and "with refinement ms" in printed and "inside the runtime" in printed
+    assert "tracked frame ms" in printed and "nobody else had a core" in printed and "with refinement ms" in printed and "inside the runtime" in printed
 
 
 def test_missing_bundle_is_found_before_anything_runs() -> None:

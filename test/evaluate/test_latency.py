@@ -14,7 +14,8 @@ from efficient_matcher.config import Config
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.evaluate import latency
 from efficient_matcher.evaluate.bench_worker import FrameFile, peak_rss_mib
-from efficient_matcher.evaluate.latency import BenchPlan, Contestant, bench, spread, turns
+from efficient_matcher.evaluate.disturbance import taken
+from efficient_matcher.evaluate.latency import BenchPlan, Contestant, Record, bench, spread, turns
 from efficient_matcher.evaluate.motion import moving_view
 
 
@@ -64,6 +65,20 @@ def test_without_refinement_there_is_one_way_to_run_the_bundle(frames: list[np.n
     figures = bench(frames, plain, plan, taken.append)
     assert taken == ["ours"] and turns(plan, plain) == 1
     assert "refined" not in figures and figures["tracked_frame_ms"]["frames"] == 2
+
+
+def test_frames_somebody_else_disturbed_are_told_apart() -> None:
+    times = [{"total": 10.0 + 90 * (index % 10 == 0), "disturbed": float(index % 10 == 0)} for index in range(100)]
+    figures = Record(times=times).summary()
+    assert figures["tracked_frame_ms"]["p99"] == 100 and figures["tracked_frame_ms"]["frames"] == 100
+    assert figures["undisturbed_ms"] == {"median": 10, "p99": 10, "p99_over_median": 1, "frames": 90}
+    assert "disturbed" not in figures["stages_ms"]
+    assert Record(times=times[:1]).summary()["undisturbed_ms"] == {"frames": 0}
+
+
+def test_what_is_taken_only_grows() -> None:
+    first, second = taken(), taken()
+    assert all(later >= earlier >= 0 for earlier, later in zip(first, second))
 
 
 def test_dense_networks_are_left_out_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
