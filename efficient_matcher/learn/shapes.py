@@ -1,7 +1,7 @@
 """Synthetic shapes with exact corners, on which a base detector learns what a corner is (SuperPoint, section 4).
 
 Lines, polygons, stars, checkerboards, stripes and cubes; ellipses and noise, which have no corners. Points are
-pixels with centres at integers. Drawn four times as large and averaged down, so that a corner is where it is said to
+pixels with centres at integers. Drawn eight times as large and averaged down, so that a corner is where it is said to
 be to about an eighth of a pixel.
 """
 
@@ -18,7 +18,7 @@ from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.recipe import setting
 
 Points = NDArray[np.float64]
-SUPERSAMPLING = 4
+SUPERSAMPLING = 8
 _SHIFT = 6  # fractional bits of OpenCV's drawing
 _CONTRAST = 45  # grey levels between a shape and what it lies on
 _FLAT = 0.9  # cosine between the edges before and after a corner; beyond, there is hardly one
@@ -209,10 +209,11 @@ def _board(canvas: _Canvas, columns: int, rows: int) -> Points:
     H = cv2.getPerspectiveTransform(unit, turned.astype(np.float32))
     grid = np.stack(np.meshgrid(np.arange(columns + 1), np.arange(rows + 1)), axis=-1).astype(np.float64)
     corners = cv2.perspectiveTransform(grid, H)
-    for row in range(rows):
-        for column in range(columns):
+    canvas.fill(corners[[0, 0, -1, -1], [0, -1, -1, 0]], dark)
+    for row in range(rows):  # only every other square: OpenCV's polygons are a little wide, on all sides alike
+        for column in range(row % 2, columns, 2):
             square = corners[[row, row, row + 1, row + 1], [column, column + 1, column + 1, column]]
-            canvas.fill(square, (dark, light)[(row + column) % 2])
+            canvas.fill(square, light)
     return corners.reshape(-1, 2)
 
 
