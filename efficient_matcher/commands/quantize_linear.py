@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.commands.common import print_table
-from efficient_matcher.errors import ConfigError, MatcherError
+from efficient_matcher.errors import ConfigError, MatcherError, SourceError
 from efficient_matcher.files import write_bytes_atomic, write_json
 
 BITS = (4, 8, 16)
@@ -22,7 +22,7 @@ BITS = (4, 8, 16)
 
 @dataclass(frozen=True)
 class LinearOptions:
-    """superpoint, superglue: weight files. images: to calibrate on, for 8 bits. out: folder of the bundle.
+    """superpoint, superglue: weight files. images: to calibrate on, for 8 bits; topic: of a bag. out: of the bundle.
 
     bits: the recipe's if not given. recipe: file or name of one that ships. picture: PNG of the extractor's histograms
     and ranges; the matcher's go beside it, NAME-matcher.png. float_matcher: leave the matcher as it is. name, licence:
@@ -40,6 +40,7 @@ class LinearOptions:
     name: str | None = None
     licence: str | None = None
     json: Path | None = None
+    topic: str | None = None
 
 
 def run(options: LinearOptions) -> dict[str, Any]:
@@ -83,16 +84,20 @@ def _recipe(options: LinearOptions) -> Any:
 
 
 def _images(options: LinearOptions, size: tuple[int, int], count: int) -> list[NDArray[np.uint8]]:
-    """As core would give them to the network, spread evenly over the folder."""
+    """As core would give them to the network, spread evenly over the source; what cannot be decoded is named."""
     from efficient_matcher.config import InputConfig
     from efficient_matcher.core.image import to_frame
-    from efficient_matcher.sources.images import list_images, read_image
+    from efficient_matcher.sources.image_sets import read_images
     if options.images is None:
-        raise MatcherError("8 bits need --images, a folder of photographs to calibrate on")
-    paths = list_images(options.images)
-    spread = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
+        raise MatcherError("8 bits need --images, photographs to calibrate on")
+    found = list(read_images(options.images, options.topic, count, spread=True))
+    unreadable = [name for name, image in found if image is None]
+    if len(unreadable) == len(found):
+        raise SourceError(f"{options.images}: no usable image ({len(unreadable)} skipped)")
+    if unreadable:
+        print(f"skipped {len(unreadable)} of {len(found)} images: {', '.join(unreadable[:5])} (unreadable)")
     config = replace(InputConfig(), width=size[0], height=size[1])
-    return [to_frame(read_image(paths[index]), config).image for index in spread]
+    return [to_frame(image, config).image for _, image in found if image is not None]
 
 
 def _eight_bits(options: LinearOptions, recipe: Any, superpoint: Any, images: list[NDArray[np.uint8]],
