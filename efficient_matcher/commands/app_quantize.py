@@ -48,7 +48,8 @@ def quantize(
     bits: Annotated[Optional[int], typer.Option(
         "--bits", help="Of every layer: 2 to 8, or 4, 8, 16 for linear. [dim]default: 4; linear: 8[/dim]")] = None,
     images: Annotated[Optional[Path], typer.Option(
-        "--images", metavar="DIR", help="Photographs to calibrate on, for linear in 8 bits.")] = None,
+        "--images", metavar="DIR|TAR|BAG", help="Photographs to calibrate on, for linear in 8 bits.")] = None,
+    topic: Annotated[Optional[str], typer.Option("--topic", help="Of a bag with several image topics.")] = None,
     picture: Annotated[Optional[Path], typer.Option(
         "--picture", metavar="PNG", help="Draw histograms and the ranges chosen, for linear in 8 bits.")] = None,
     float_matcher: Annotated[bool, typer.Option(
@@ -70,7 +71,7 @@ def quantize(
         if layer or weights:
             raise ConfigError("--layer and --weights belong to --method kmeans")
         quantize_linear.run(quantize_linear.LinearOptions(superpoint, superglue, out, images, bits, recipe, picture,
-                                                          float_matcher, name, licence, json))
+                                                          float_matcher, name, licence, json, topic))
         return
     if images or picture or float_matcher:
         raise ConfigError("--images, --picture and --float-matcher belong to --method linear")
