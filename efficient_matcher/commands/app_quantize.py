@@ -124,12 +124,18 @@ def sensitivity(
 
 @report.command()
 def compression(
-    rows: Annotated[Path, typer.Argument(metavar="YAML", help="The rows: titles, bundles, how each is made.")],
+    rows: Annotated[str, typer.Argument(
+        metavar="NAME|YAML", help="The rows: titles, bundles, how each is made; a file, or report-compression.")],
     pairs: Annotated[Path, typer.Option("--pairs", metavar="PAIRS", help="List of file names and homographies.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the page: .md, .html, .json.")],
     images: ImagesOption = None,
     limit: LimitOption = None,
     make: Annotated[bool, typer.Option("--make", help="Run the commands of rows whose bundle is missing.")] = False,
+    folder: Annotated[Optional[Path], typer.Option(
+        "--folder", metavar="DIR", help="Where weights and bundles of the rows lie. [dim]default: the file's[/dim]")]
+    = None,
+    value: Annotated[Optional[List[str]], typer.Option(
+        "--value", metavar="NAME=TEXT", help="Of the rows' commands, over the file's values; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each row in the timing.")] = 10,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -138,4 +144,5 @@ def compression(
     """Size, accuracy and speed of dense and compressed pairs beside each other, as in the paper's tables 1 and 2."""
     from efficient_matcher.commands import report as command
     command.run(command.ReportOptions(rows, pairs, out, images, limit, make, rounds, settings_of(config, set_, None,
-                                                                                               threads)))
+                                                                                               threads),
+                                      tuple(value or ()), folder))

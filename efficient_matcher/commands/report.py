@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from efficient_matcher.commands.bench import machine_facts
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.config import Config
 from efficient_matcher.core.bundle import shipped_bundles
-from efficient_matcher.errors import MatcherError
+from efficient_matcher.errors import ConfigError, MatcherError, RecipeError
 from efficient_matcher.files import check_writable, write_json, write_text_atomic
 from efficient_matcher.sources.pairs import read_pairs
 
@@ -25,10 +25,12 @@ NAME = "compression"
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """rows: the YAML file. pairs, images, limit: as for `evaluate homography`. out: folder of the page. make: run the
-    command lines of rows whose bundle is missing. rounds: turns of each row in the timing."""
+    """rows: the YAML file, or the name of one that ships. pairs, images, limit: as for `evaluate homography`. out:
+    folder of the page. make: run the command lines of rows whose bundle is missing. rounds: turns of each row in the
+    timing. values: `NAME=TEXT`, over those of the YAML file. folder: where weights and bundles lie, the file's folder
+    if not given."""
 
-    rows: Path
+    rows: Path | str
     pairs: Path
     out: Path
     images: Path | None = None
@@ -36,6 +38,8 @@ class ReportOptions:
     make: bool = False
     rounds: int = 10
     config: Config = Config()
+    values: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 def run(options: ReportOptions) -> dict[str, Any]:
@@ -46,11 +50,12 @@ def run(options: ReportOptions) -> dict[str, Any]:
     from efficient_matcher.evaluate.compression import measure_rows, present
     from efficient_matcher.evaluate.compression_page import markdown, missing, page, tables
     from efficient_matcher.evaluate.latency import BenchPlan
+    from efficient_matcher.learn.recipe import find_recipe
     check_writable(options.out / f"{NAME}.md")
-    given = _read(options.rows)
-    if options.make:
-        _make(given.rows, options.rows.parent)
+    given = read_rows(options.rows, options.values, options.folder)
     pairs = read_pairs(options.pairs, options.images)[:options.limit]
+    if options.make:
+        make_rows(given.rows, options.folder or find_recipe(options.rows).parent)
     machine, plan = machine_facts(), BenchPlan(rounds=options.rounds)
     turns = len(present(given.rows)) * options.rounds
     with _progress(len(pairs), turns) as progress:
@@ -69,31 +74,49 @@ def run(options: ReportOptions) -> dict[str, Any]:
     return report
 
 
-def _read(path: Path) -> Any:
-    """The rows, their bundles as paths from here. Raises RecipeError naming file and field."""
-    from efficient_matcher.evaluate.compression import Rows
-    from efficient_matcher.learn.recipe import read_recipe
+def read_rows(name: Path | str, values: Sequence[str] = (), folder: Path | None = None) -> Any:
+    """The rows, their bundles as paths from here, with `NAME=TEXT` values over the file's in the command lines.
+
+    name: a file, or one that ships. folder: where bundles lie, the file's if not given.
+
+    Raises RecipeError naming file and field, ConfigError for a text that is no such pair.
+    """
+    from efficient_matcher.evaluate.compression import Rows, filled
+    from efficient_matcher.learn.recipe import find_recipe, read_recipe
+    path = find_recipe(name)
+    folder = folder or path.parent
+    for text in values:
+        if "=" not in text:
+            raise ConfigError(f"--value {text}: must be NAME=TEXT")
     given = read_recipe(path, Rows)
+    try:
+        given = filled(given, dict(text.split("=", 1) for text in values))
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
 
     def placed(bundle: str) -> str:
-        return bundle if bundle in shipped_bundles() else str(path.parent / Path(bundle).expanduser())
+        return bundle if bundle in shipped_bundles() else str(folder / Path(bundle).expanduser())
 
     return replace(given, rows=tuple(replace(row, bundle=placed(row.bundle)) for row in given.rows))
 
 
-def _make(rows: Any, folder: Path) -> None:
-    """Run the commands of rows that are missing, in the folder of the YAML file."""
+def make_rows(rows: Any, folder: Path) -> None:
+    """Run the commands of rows that are missing in `folder`, each line once.
+
+    Raises MatcherError naming the row and the line that failed.
+    """
     from efficient_matcher.evaluate.compression import present
-    there = present(rows)
+    there, done = present(rows), set()
     for row in rows:
-        if row.title in there:
-            continue
-        for line in row.make:
+        for line in () if row.title in there else row.make:
+            if line in done:
+                continue
+            done.add(line)
             print(f"{row.title}: efficient-matcher {line}", file=sys.stderr)
-            done = subprocess.run([sys.executable, "-m", "efficient_matcher.cli", *shlex.split(line)], cwd=folder,
-                                  check=False)
-            if done.returncode:
-                raise MatcherError(f"{row.title}: 'efficient-matcher {line}' ended with {done.returncode}")
+            code = subprocess.run([sys.executable, "-m", "efficient_matcher.cli", *shlex.split(line)], cwd=folder,
+                                  check=False).returncode
+            if code:
+                raise MatcherError(f"{row.title}: 'efficient-matcher {line}' ended with {code}")
 
 
 def _text(note: str, options: ReportOptions, pairs: int, machine: dict[str, Any]) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from efficient_matcher.config import Config
 from efficient_matcher.core.bundle import CARD_NAME, load_bundle
 from efficient_matcher.core.pipeline import Matcher
-from efficient_matcher.errors import BundleError
+from efficient_matcher.errors import BundleError, RecipeError
 from efficient_matcher.evaluate.homography import VARIANTS, run_benchmark, summarize
 from efficient_matcher.evaluate.latency import OURS, BenchPlan, make_job, take_turns
 from efficient_matcher.evaluate.motion import moving_view
@@ -25,7 +26,8 @@ MEASURED, MISSING = "measured", "missing"
 @dataclass(frozen=True)
 class Row:
     """A row of the tables. bundle: its folder, or the name of one that ships. make: command lines of this program,
-    without its name, that make the bundle. note: what the page says of it."""
+    without its name, that make the bundle; what they have in common with another row's is made once, and `{NAME}`
+    stands for one of the file's values. note: what the page says of it."""
 
     title: str
     bundle: str
@@ -35,11 +37,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """The file that `report compression` reads. The first row is what the others are compared with."""
+    """The file that `report compression` reads. The first row is what the others are compared with. values: what may
+    be said otherwise for a run (`--value NAME=TEXT`)."""
 
     rows: tuple[Row, ...]
     title: str = "Compression"
     note: str = ""
+    values: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         titles = [row.title for row in self.rows]
@@ -48,6 +52,26 @@ class Rows:
         for title in titles:
             if titles.count(title) > 1:
                 raise ValueError(f"rows: the title '{title}' is there twice")
+
+
+def filled(given: Rows, values: Mapping[str, str]) -> Rows:
+    """The rows with the file's values, and `values` over them, in their command lines, quoted where they need it.
+
+    Raises RecipeError for a name the file does not have.
+    """
+    for name in values:
+        if name not in given.values:
+            raise RecipeError(f"unknown value '{name}' (known: {', '.join(given.values)})")
+    quoted = {name: shlex.quote(text) for name, text in {**given.values, **values}.items()}
+
+    def line(row: Row, text: str) -> str:
+        try:
+            return text.format_map(quoted)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise RecipeError(f"row '{row.title}': '{text}' names no value of the file: {error}") from None
+
+    return replace(given, rows=tuple(replace(row, make=tuple(line(row, text) for text in row.make))
+                                     for row in given.rows))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from efficient_matcher.errors import RecipeError
-from efficient_matcher.learn.prune import weight_layers
+from efficient_matcher.learn.prune import fitting_layers, weight_layers
 from efficient_matcher.learn.recipe import setting
 
 FEWEST_BITS, MOST_BITS = 2, 8
@@ -82,10 +80,7 @@ def layer_bits(layers: Mapping[str, nn.Module], recipe: Codebooks) -> dict[str, 
     """Bits of each layer. Raises RecipeError naming a layer that is not there."""
     bits = dict.fromkeys(layers, recipe.bits)
     for pattern, own in recipe.layers.items():
-        named = [name for name in layers if fnmatchcase(name, pattern)]
-        if not named:
-            raise RecipeError(f"layers: unknown layer '{pattern}' (known: {', '.join(layers)})")
-        bits.update(dict.fromkeys(named, own))
+        bits.update(dict.fromkeys(fitting_layers(layers, pattern), own))
     return bits
 
 

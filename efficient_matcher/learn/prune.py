@@ -5,6 +5,7 @@ The mask is the exact zeros of a weight tensor; the weight file's note `pruned` 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -61,6 +62,17 @@ class Ramp(MagnitudePruning):
 def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Layers whose weights can be pruned, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, TokenLinear))}
+
+
+def fitting_layers(layers: Collection[str], pattern: str) -> list[str]:
+    """Names that fit a name or pattern; none for the branch of SuperPoint that the published network does not have.
+
+    Raises RecipeError naming the pattern, if it fits nothing else.
+    """
+    named = [name for name in layers if fnmatchcase(name, pattern)]
+    if not named and not (pattern.startswith("location") and "convPb" in layers):
+        raise RecipeError(f"layers: unknown layer '{pattern}' (known: {', '.join(layers)})")
+    return named
 
 
 def prune_magnitude(network: nn.Module, recipe: MagnitudePruning, share: float = 1.0) -> dict[str, float]:
@@ -120,10 +132,7 @@ def _ratios(layers: dict[str, nn.Module], recipe: MagnitudePruning) -> tuple[dic
     """Layers with a ratio of their own, and those that share one."""
     own: dict[str, float] = {}
     for pattern, ratio in recipe.layers.items():
-        named = [name for name in layers if fnmatchcase(name, pattern)]
-        if not named:
-            raise RecipeError(f"layers: unknown layer '{pattern}' (known: {', '.join(layers)})")
-        own.update(dict.fromkeys(named, ratio))
+        own.update(dict.fromkeys(fitting_layers(layers, pattern), ratio))
     rest = [name for name in layers if name not in own]
     if recipe.scope == "layer":
         return {**own, **dict.fromkeys(rest, recipe.ratio)}, []
@@ -131,7 +140,9 @@ def _ratios(layers: dict[str, nn.Module], recipe: MagnitudePruning) -> tuple[dic
 
 
 def _mask(weight: Tensor, ratio: float) -> Tensor:
-    return prune.L1Unstructured(round(ratio * weight.numel())).compute_mask(weight, torch.ones_like(weight))
+    flat = weight.reshape(-1)  # the library cannot do this itself to weights that are laid out channels last
+    mask = prune.L1Unstructured(round(ratio * weight.numel())).compute_mask(flat, torch.ones_like(flat))
+    return mask.view(weight.shape)
 
 
 def _common_masks(weights: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:

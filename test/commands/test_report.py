@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from efficient_matcher.commands import report as command  # noqa: E402
-from efficient_matcher.commands.report import ReportOptions, run  # noqa: E402
+from efficient_matcher.commands.report import ReportOptions, make_rows, read_rows, run  # noqa: E402
 from efficient_matcher.errors import MatcherError  # noqa: E402
 from efficient_matcher.evaluate.compression_page import tables  # noqa: E402
 from efficient_matcher.learn.graph_counts import count  # noqa: E402
@@ -101,3 +101,66 @@ def test_macs_and_weights_of_a_known_graph(tmp_path: Path) -> None:
     assert (found.weights, found.nonzero) == (108 + 40, 81 + 40)
     assert found.macs == 4 * 10 * 20 * 27 + 7 * 5 * 8 + 7 * 6 * 5
     assert count(tmp_path / "m.onnx", {"H": 10, "W": 20, "N": 7}).macs is None
+
+
+def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
+        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "rows.yaml").write_text(
+        "values: {photos: my photos, steps: '7'}\nrows:\n"
+        "- {title: a, bundle: a, make: ['train {photos}', 'go {steps}']}\n"
+        "- {title: b, bundle: b, make: ['train {photos}']}\n")
+    given = read_rows(folder / "rows.yaml", ["steps=2"])
+    assert given.rows[0].make == ("train 'my photos'", "go 2") and given.rows[1].bundle == str(folder / "b")
+    assert read_rows(folder / "rows.yaml", folder=folder / "x").rows[1].bundle == str(folder / "x" / "b")
+    ran = []
+    monkeypatch.setattr(command.subprocess, "run", lambda words, **_: ran.append(words[3:])
+                        or type("Done", (), {"returncode": 0}))
+    make_rows(given.rows, folder)
+    assert ran == [["train", "my photos"], ["go", "2"]]
+    for values, told in ((["width=2"], "rows.yaml: unknown value 'width' .known: photos, steps"), (["x"], "NAME=TEXT")):
+        with pytest.raises(MatcherError, match=told):
+            read_rows(folder / "rows.yaml", values)
+    (folder / "rows.yaml").write_text("rows: [{title: a, bundle: a, make: ['go {steps}']}]")
+    with pytest.raises(MatcherError, match="rows.yaml: row 'a': 'go {steps}' names no value of the file"):
+        read_rows(folder / "rows.yaml")
+
+
+TINY_STEPS = [f"{name}=1" for name in ("processes", "sparse_steps", "extractor_steps", "both_steps")]
+
+
+def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.ndarray,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real commands on two images, one step each, with networks as small as the recipes allow."""
+    import torch
+    from typer.testing import CliRunner
+
+    from efficient_matcher.commands.app import app
+    from efficient_matcher.core.bundle import load_bundle
+    from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
+    from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
+    from efficient_matcher.learn.weights import save_weights
+    torch.manual_seed(0)
+    point = SuperPointConfig((4, 4, 20, 4, 32, 32, 64, 4), 4, 4, 16, batch_norm=True, location_width=4)
+    save_weights(tmp_path / "superpoint.safetensors", SuperPoint(point), {"licence": "mine"})
+    glue = SuperGlueConfig(16, (8,), layers=1, heads=2)
+    save_weights(tmp_path / "superglue.safetensors", SuperGlue(glue), {"licence": "mine"})
+    (tmp_path / "photos").mkdir()
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / "photos" / f"{index}.png"), textured_image[::-1] if index else textured_image)
+    monkeypatch.chdir(tmp_path)
+
+    def in_process(words: list[str], **_: object) -> object:
+        result = CliRunner().invoke(app, words[3:])
+        assert result.exception is None, (words, result.exception, result.output)
+        return type("Done", (), {"returncode": result.exit_code})
+
+    monkeypatch.setattr(command.subprocess, "run", in_process)
+    given = read_rows("report-compression", TINY_STEPS, tmp_path)
+    make_rows(given.rows, tmp_path)
+    bundles = {row.title: load_bundle(row.bundle) for row in given.rows}
+    assert len(bundles) == 9 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
+    counts = {title: [count(bundle.path / name) for name in bundle.card.files if "matcher" in name]
+              for title, bundle in bundles.items()}
+    shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)
+              for title, found in counts.items()}
+    assert shares["dense"] > 0.9 and max(shares[title] for title in shares if "fine-grained" in title) < 0.3

@@ -8,6 +8,7 @@ from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.prune import (
     MagnitudePruning, Masks, Ramp, nonzero_parameters, prune_magnitude, sparsity)
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
+from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from torch import nn
 
 
@@ -35,6 +36,19 @@ def test_a_named_layer_keeps_to_its_own_ratio() -> None:
     shares = prune_magnitude(glue, MagnitudePruning(0.0, "layer", {"gnn.*": 0.5, "*.attn.merge": 0.25}))
     assert shares["gnn.layers.1.mlp.0"] == 0.5 and shares["gnn.layers.0.attn.merge"] == 0.25
     assert shares["final_proj"] == 0.0
+
+
+def test_the_layout_of_a_weight_does_not_matter() -> None:
+    layer = nn.Sequential(nn.Conv2d(4, 6, 3)).to(memory_format=torch.channels_last)
+    assert prune_magnitude(layer, MagnitudePruning(0.5)) == {"0": 0.5}
+
+
+def test_the_published_extractor_has_no_location_branch() -> None:
+    recipe = MagnitudePruning(0.5, "layer", {"location.*": 0.0})
+    small = SuperPoint(SuperPointConfig((4,) * 8, 4, 4, 8, location_width=0))
+    assert set(prune_magnitude(small, recipe).values()) == {0.5}
+    with pytest.raises(RecipeError, match="unknown layer 'location"):
+        prune_magnitude(by_hand(), recipe)
 
 
 @pytest.mark.parametrize("recipe, message", [
