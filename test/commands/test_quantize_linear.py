@@ -106,7 +106,8 @@ def test_stored_weights_alone_need_no_images(options: LinearOptions, tmp_path: P
 @pytest.mark.parametrize(("change", "told"), [
     ({"bits": 5}, "--bits must be one of 4, 8, 16 for --method linear, got 5"),
     ({"images": None}, "8 bits need --images"),
-    ({"images": Path("nowhere")}, "nowhere"),
+    ({"images": Path("nowhere")}, "nowhere: no such folder or file"),
+    ({"topic": "/camera"}, "a topic belongs to a bag"),
     ({"recipe": "none.yaml"}, "none.yaml: cannot be read"),
     ({"superpoint": Path("none.safetensors")}, "none.safetensors: no such file")])
 def test_bad_options_are_one_line(options: LinearOptions, tmp_path: Path, change: dict[str, object], told: str) -> None:

@@ -32,6 +32,14 @@ def test_unusable_images_are_skipped_by_name(tmp_path: Path) -> None:
     assert images.skipped == {"tiny.png": "smaller than 64 px", "broken.jpg": "unreadable"}
 
 
+def test_images_of_a_bag_are_those_of_the_folder(tmp_path: Path, write_bag: object) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (72, 96), np.uint8) for _ in range(3)]
+    images = load_images(write_bag(tmp_path / "bag", [*pictures, pictures[0][:40]]))
+    assert all(np.array_equal(a, b) for a, b in zip(images.images, pictures, strict=True))
+    assert images.skipped == {"/camera/image_raw/000003": "smaller than 64 px"}
+
+
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"{tmp_path}: no usable image"):
         load_images(tmp_path)
