@@ -125,12 +125,12 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
         read_rows(folder / "rows.yaml")
 
 
-TINY_STEPS = [f"{name}=1" for name in ("processes", "sparse_steps", "extractor_steps", "both_steps")]
+TINY_STEPS = ["processes=1", "sparse_steps=3", "extractor_steps=3", "both_steps=1"]  # 3: past the end of a ramp
 
 
 def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.ndarray,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real commands on two images, one step each, with networks as small as the recipes allow."""
+    """The real commands on two images, a few steps each, with networks as small as the recipes allow."""
     import torch
     from typer.testing import CliRunner
 
@@ -163,4 +163,4 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
               for title, bundle in bundles.items()}
     shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)
               for title, found in counts.items()}
-    assert shares["dense"] > 0.9 and max(shares[title] for title in shares if "fine-grained" in title) < 0.3
+    assert shares["dense"] > 0.9 and max(shares[title] for title in shares if "fine-grained" in title) < 0.5
