@@ -4,31 +4,35 @@ A patch of image 0 is the template. The place in image 1 moves until its image, 
 best: inverse-compositional Lucas-Kanade (Baker & Matthews, 2004) on patches of mean 0 and norm 1, so that gain and
 offset do not matter, with the place given as a Gaussian prior, so that noise moves little where there is little to see.
 
-K patches of S samples. "Patch units" are pixels of the coarser of the two images at that place: both images are
-blurred and sampled for it, so that both show the same detail.
+K patches of S samples, laid out [S,K]: what holds for a patch then runs along memory, and so do all sums. "Patch
+units" are pixels of the coarser of the two images at that place: both images are blurred and sampled for it, so that
+both show the same detail.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.core.motion import zoom
+
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
-SIDE = 13  # samples along the side of a patch
-SPACING = 1.6  # patch units between samples; after the blur there is little finer to see
+RADIUS = 5.5  # samples; a disc, as the corners of a square would weigh little and cost as much
+SPACING = 1.9  # patch units between samples; after the blur there is little finer to see
 WEIGHT_SIGMA = 7.0  # patch units; the local motion is surest near the keypoint
-BLUR_SIGMA = 1.0  # patch units; takes noise out and widens the reach of the linearisation
-ITERATIONS = 3
-CONVERGED = 0.01  # patch units
+BLUR_SIGMA = 0.8  # patch units; takes noise out and widens the reach of the linearisation
+BOX_UP_TO = 1.2  # patch units a pixel; as good as a Gaussian of BLUR_SIGMA there, and costs a third
+PASSES = 2
 LARGEST_STEP = 1.0  # patch units
+STEEPER = 1.15  # slopes are, than a difference over two samples says; else every step would be too long by that
 LEAST_SEEN = 0.5  # of the patch, by weight, must lie inside both images
-CORRELATED = 3.0  # samples that share one value of the noise, after blur and JPEG
+CORRELATED = 7.7  # patch units^2 that share one value of the noise, after blur and JPEG
 LEAST_NOISE = 1e-3  # variance of a sample over that of the patch: what interpolation leaves
 LEAST_CONTRAST = 0.1  # grey levels
 
@@ -37,33 +41,79 @@ LEAST_CONTRAST = 0.1  # grey levels
 class Alignment:
     """move [K,2]: from the given place to the agreeing one, image 1 px. length [K]: the same, patch units.
 
-    correlation0, correlation [K]: of the patches at the start and at the end. gain [K]: what the move explains, as
-    twice a difference of log likelihoods (about chi-squared with 2 degrees of freedom if it were noise). sharpness
-    [K]: patch units^-2, information on the place in the direction where the texture says least. seen [K] bool.
+    correlation [K]: of the patches at the end. sharpness [K]: patch units^-2, information on the place in the
+    direction where the texture says least. seen [K] bool: whether enough of the patch is inside both images.
     """
 
     move: Floats
     length: Floats
-    correlation0: Floats
     correlation: Floats
-    gain: Floats
     sharpness: Floats
     seen: Bools
 
 
 @dataclass(frozen=True)
-class _Template:
-    """Patches of image 0 in the form the iterations need; values are less `level` [K].
+class _Pattern:
+    """Places of samples, [3,T] patch units and 1; the first S make the patch, the others are only their neighbours.
 
-    weighted [K,4,S]: 1, value and its two slopes, times `weights` [K,S], which sum to 1. mean, contrast [K]: weighted
-    mean and standard deviation of the values. slope_mean, slope_value [K,2]: weighted means of slope, and of slope x
-    (value - mean). normal [K,2,2]: of the slopes, less what gain and offset explain, for contrast 1. samples [K]: how
-    many independent samples the patch is worth.
+    left, right, above, below [S]: which are the neighbours of each. weights [S]: sum to 1.
     """
 
-    weighted: Floats
+    places: Floats
+    left: NDArray[np.intp]
+    right: NDArray[np.intp]
+    above: NDArray[np.intp]
+    below: NDArray[np.intp]
     weights: Floats
-    level: Floats
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """Where patches lie in one image: points [2,K] px, steps [2,2,K] px of x and y per patch unit."""
+
+    image: NDArray[np.uint8]
+    points: Floats
+    steps: Floats
+
+    def places(self, moved: Floats | float, grid: Floats) -> tuple[Floats, Floats]:
+        """x and y [S,K] px of the samples at grid [3,S], all moved by [2,K] px."""
+        x, y = np.concatenate([self.steps, (self.points + moved)[:, None]], axis=1)
+        return grid.T @ x, grid.T @ y
+
+    def sampled(self, moved: Floats | float, grid: Floats) -> NDArray[np.uint8]:
+        """Grey values [S,K] there."""
+        x, y = self.places(moved, grid)
+        if not x.size:  # OpenCV refuses empty maps
+            return np.zeros(x.shape, np.uint8)
+        return cv2.remap(self.image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def cut(self) -> Bools:
+        """Which come near the border of the image, [K]."""
+        reach = np.abs(self.steps).sum(1) * np.float32(SPACING * RADIUS) + 1
+        height, width = self.image.shape
+        (left, top), (right, bottom) = self.points - reach, self.points + reach
+        return (left < 0) | (top < 0) | (right > width - 1) | (bottom > height - 1)
+
+    def inside(self, which: Bools, grid: Floats) -> Bools:
+        """Which samples of some patches are inside the image, [S,C]."""
+        x, y = _Patches(self.image, self.points[:, which], self.steps[:, :, which]).places(0, grid)
+        return (x >= 0) & (y >= 0) & (x <= self.image.shape[1] - 1) & (y <= self.image.shape[0] - 1)
+
+
+@dataclass(frozen=True)
+class _Template:
+    """Patches of image 0 in the form the passes need.
+
+    roots [S,K]: square roots of the weights. value, slope_x, slope_y [S,K]: times roots, so that the product of two
+    of them sums up to a weighted mean. mean, contrast [K]: mean and standard deviation of the values. slope_mean,
+    slope_value [2,K]: means of slope, and of slope x (value - mean). normal [3,K]: means of xx, xy and yy of the
+    slopes, less what gain and offset explain, for contrast 1. samples [K]: how many independent ones a patch has.
+    """
+
+    roots: Floats
+    value: Floats
+    slope_x: Floats
+    slope_y: Floats
     mean: Floats
     contrast: Floats
     slope_mean: Floats
@@ -71,18 +121,17 @@ class _Template:
     normal: Floats
     samples: Floats
 
-    def __getitem__(self, kept: Bools) -> _Template:
-        return _Template(*(getattr(self, field.name)[kept] for field in fields(self)))
-
 
 def blurred(image0: NDArray[np.uint8], image1: NDArray[np.uint8],
             motions: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Both images [H,W] with the detail that the coarser one can show, by the median zoom of motions [K,2,2], K > 0."""
-    zoom = float(np.median(np.sqrt(np.abs(np.linalg.det(motions)))))
-    return _blurred(image0, max(1, 1 / zoom)), _blurred(image1, max(1, zoom))
+    median = float(np.median(zoom(motions)))
+    return _blurred(image0, max(1, 1 / median)), _blurred(image1, max(1, median))
 
 
 def _blurred(image: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
+    if ratio < BOX_UP_TO:
+        return cv2.blur(image, (3, 3))
     sigma = BLUR_SIGMA * ratio
     side = 2 * int(np.ceil(1.7 * sigma)) + 1  # what is cut off is little, and every tap costs
     return cv2.GaussianBlur(image, (side, side), sigma)
@@ -95,133 +144,105 @@ def align(image0: NDArray[np.uint8], image1: NDArray[np.uint8], points0: Floats,
     image0, image1: from `blurred`. motions: image 0 px to image 1 px, invertible. prior_px: standard deviation of the
     given places, patch units.
     """
-    zoom = np.sqrt(np.abs(np.linalg.det(motions))).astype(np.float32)
-    steps0 = np.maximum(1, 1 / zoom)[:, None, None] * np.eye(2, dtype=np.float32)
-    steps1 = motions @ steps0
-    template = _templates(image0, points0, steps0, _weights(image0, image1, points0, points1, steps0, steps1))
-    moved, before, after = _iterate(template, image1, points1, steps1, prior_px)
-    noise0, noise = _noise(before), _noise(after)
-    return Alignment((steps1 @ moved[:, :, None])[:, :, 0], np.hypot(*moved.T), before, after,
-                     template.samples * (noise0 - noise) / noise,
+    scale = np.maximum(1, 1 / zoom(motions))
+    steps1 = np.ascontiguousarray(motions.transpose(1, 2, 0) * scale, np.float32)
+    steps0 = (np.eye(2)[:, :, None] * scale).astype(np.float32)
+    patches0 = _Patches(image0, np.ascontiguousarray(points0.T), steps0)
+    patches1 = _Patches(image1, np.ascontiguousarray(points1.T), steps1)
+    template = _template(patches0, _weights(patches0, patches1))
+    moved, noise = _moves(template, patches1, prior_px)
+    return Alignment(_in_pixels(steps1, moved).T, np.hypot(*moved), 1 / np.sqrt(1 + noise),
                      _smaller_eigenvalue(template.normal) * template.samples / noise, template.samples > 0)
 
 
 @cache
-def _grid(side: int) -> Floats:
-    """Places of the samples of a patch, [2,side^2] patch units."""
-    along = (np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)) * np.float32(SPACING)
-    return np.stack([places.ravel() for places in np.meshgrid(along, along)])
+def _pattern() -> _Pattern:
+    reach = range(-int(RADIUS) - 1, int(RADIUS) + 2)
+    patch = [(x, y) for y in reach for x in reach if x * x + y * y <= RADIUS**2]
+    around = {(x + i, y + j) for x, y in patch for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))}
+    order = patch + sorted(around - set(patch))
+    index = {place: number for number, place in enumerate(order)}
+    sides = ([index[x + i, y + j] for x, y in patch] for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1)))
+    places = np.array([(x * SPACING, y * SPACING, 1) for x, y in order], np.float32).T
+    weights = np.exp(-0.5 * (places[:2, :len(patch)] ** 2).sum(0) / WEIGHT_SIGMA**2)
+    return _Pattern(places, *(np.array(side) for side in sides), weights=weights / weights.sum())
 
 
-def _places(points: Floats, steps: Floats, grid: Floats) -> tuple[Floats, Floats]:
-    """x and y [K,S] px of the samples."""
-    return steps[:, 0] @ grid + points[:, :1], steps[:, 1] @ grid + points[:, 1:]
-
-
-def _sampled(image: NDArray[np.uint8], x: Floats, y: Floats) -> NDArray[np.uint8]:
-    if not x.size:  # OpenCV refuses empty maps
-        return np.zeros(x.shape, np.uint8)
-    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _weights(image0: NDArray[np.uint8], image1: NDArray[np.uint8], points0: Floats, points1: Floats, steps0: Floats,
-             steps1: Floats) -> Floats:
-    """Weights [K,S] of the samples: a Gaussian window, zero outside either image; all zero where too little is seen."""
-    grid = _grid(SIDE)
-    window = np.exp(-0.5 * (grid**2).sum(0) / WEIGHT_SIGMA**2)
-    weights = np.repeat((window / window.sum()).astype(np.float32)[None], len(points0), axis=0)
-    cut = _cut(image0, points0, steps0) | _cut(image1, points1, steps1)  # all others need no closer look
-    for image, points, steps in ((image0, points0, steps0), (image1, points1, steps1)):
-        x, y = _places(points[cut], steps[cut], grid)
-        weights[cut] *= (x >= 0) & (y >= 0) & (x <= image.shape[1] - 1) & (y <= image.shape[0] - 1)
-    share = weights[cut].sum(1, keepdims=True)
-    weights[cut] *= np.where(share >= LEAST_SEEN, 1 / np.maximum(share, LEAST_SEEN), 0)
+def _weights(patches0: _Patches, patches1: _Patches) -> Floats:
+    """Weights [S,K] of the samples: a Gaussian window, zero outside either image; all zero where too little is seen."""
+    pattern = _pattern()
+    weights = np.repeat(pattern.weights[:, None], patches0.points.shape[1], axis=1)
+    cut = patches0.cut() | patches1.cut()  # all others need no closer look
+    grid = pattern.places[:, :len(weights)]
+    of_cut = pattern.weights[:, None] * (patches0.inside(cut, grid) & patches1.inside(cut, grid))
+    share = of_cut.sum(0)
+    weights[:, cut] = of_cut * np.where(share >= LEAST_SEEN, 1 / np.maximum(share, LEAST_SEEN), 0)
     return weights
 
 
-def _cut(image: NDArray[np.uint8], points: Floats, steps: Floats) -> Bools:
-    """Whether patches [K] come near the border of the image."""
-    reach = np.abs(steps).sum(2) * np.float32(SPACING * (SIDE - 1) / 2) + 1
-    last = np.float32([image.shape[1] - 1, image.shape[0] - 1])
-    return ((points < reach) | (points > last - reach)).any(1)
+def _template(patches: _Patches, weights: Floats) -> _Template:
+    pattern = _pattern()
+    roots, count = np.sqrt(weights), len(weights)
+    grey = patches.sampled(0, pattern.places).astype(np.float32)
+    slope_x, slope_y = grey[pattern.right] - grey[pattern.left], grey[pattern.below] - grey[pattern.above]
+    scaled = roots * np.float32(STEEPER / (2 * SPACING))
+    slope_x *= scaled
+    slope_y *= scaled
+    value = grey[:count] * roots
+    mean = _sums(roots, value)
+    contrast = np.sqrt(np.maximum(_sums(value, value) - mean**2, np.float32(LEAST_CONTRAST**2)))
+    slope_mean = np.stack([_sums(roots, slope_x), _sums(roots, slope_y)])
+    slope_value = np.stack([_sums(value, slope_x), _sums(value, slope_y)]) - slope_mean * mean
+    (mean_x, mean_y), (value_x, value_y) = slope_mean, slope_value / contrast
+    normal = np.stack([_sums(slope_x, slope_x) - mean_x**2 - value_x**2,
+                       _sums(slope_x, slope_y) - mean_x * mean_y - value_x * value_y,
+                       _sums(slope_y, slope_y) - mean_y**2 - value_y**2])
+    squares = _sums(weights, weights)
+    samples = np.where(squares > 0, SPACING**2 / (CORRELATED * np.maximum(squares, 1e-6)), 0).astype(np.float32)
+    return _Template(roots, value, slope_x, slope_y, mean, contrast, slope_mean, slope_value, normal / contrast**2,
+                     samples)
 
 
-def _templates(image0: NDArray[np.uint8], points0: Floats, steps0: Floats, weights: Floats) -> _Template:
-    count, side = len(points0), SIDE + 2  # one more all around, for the slopes
-    patches = _sampled(image0, *_places(points0, steps0, _grid(side))).reshape(count, side, side).astype(np.float32)
-    level = patches.mean((1, 2))
-    terms = np.ones((count, 4, SIDE, SIDE), np.float32)
-    np.subtract(patches[:, 1:-1, 1:-1], level[:, None, None], out=terms[:, 1])
-    np.subtract(patches[:, 1:-1, 2:], patches[:, 1:-1, :-2], out=terms[:, 2])
-    np.subtract(patches[:, 2:, 1:-1], patches[:, :-2, 1:-1], out=terms[:, 3])
-    terms[:, 2:] *= np.float32(0.5 / SPACING)
-    terms = terms.reshape(count, 4, SIDE * SIDE)
-    weighted = terms * weights[:, None]
-    moments = weighted @ terms.transpose(0, 2, 1)
-    mean = moments[:, 0, 1]
-    contrast = np.sqrt(np.maximum(moments[:, 1, 1] - mean**2, LEAST_CONTRAST**2))
-    slope_mean = moments[:, 2:, 0]
-    slope_value = moments[:, 2:, 1] - slope_mean * mean[:, None]
-    along_value = slope_value / contrast[:, None]
-    normal = moments[:, 2:, 2:] - _outer(slope_mean) - _outer(along_value)
-    squares = np.einsum("ks,ks->k", weights, weights)
-    samples = np.where(squares > 0, 1 / (CORRELATED * np.maximum(squares, 1e-6)), 0).astype(np.float32)
-    return _Template(weighted, weights, level, mean, contrast, slope_mean, slope_value,
-                     normal / (contrast**2)[:, None, None], samples)
+def _moves(template: _Template, patches1: _Patches, prior: float) -> tuple[Floats, Floats]:
+    """Moves [2,K] in patch units, and the noise [K] of `_noise` where they end.
 
-
-def _iterate(template: _Template, image1: NDArray[np.uint8], points1: Floats, steps1: Floats,
-             prior: float) -> tuple[Floats, Floats, Floats]:
-    """Moves [K,2] in patch units, and the correlation [K] before and after. Patches that have settled rest."""
-    moved, after = np.zeros((len(points1), 2), np.float32), np.zeros(len(points1), np.float32)
-    before = after.copy()
-    active = np.arange(len(points1))
-    x, y = _places(points1, steps1, _grid(SIDE))
-    for iteration in range(ITERATIONS + 1):
-        shift = (steps1 @ moved[active][:, :, None])[:, :, 0]
-        slopes, correlation = _compared(template, _sampled(image1, x + shift[:, :1], y + shift[:, 1:]))
-        after[active] = correlation
-        if iteration == 0:
-            before = after.copy()
-        if iteration == ITERATIONS:
-            break
-        step = _step(template, slopes, correlation, moved[active], prior)
-        moved[active] -= step
-        kept = np.hypot(*step.T) > CONVERGED
-        if not kept.any():
-            break
-        if kept.mean() < 0.7:  # taking a part costs about as much as it saves before
-            active, x, y, steps1, template = active[kept], x[kept], y[kept], steps1[kept], template[kept]
-    return moved, before, after
-
-
-def _compared(template: _Template, values: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """Patches of image 1, [K,S], against the template: the slopes' share of the difference [K,2], correlation [K].
-
-    All sums over samples are one product with the template's four terms; mean, gain and what they hide are then
-    taken out of a few numbers instead of every patch.
+    The last step is not looked at again: what it leaves follows from the linearisation, which is good by then.
     """
-    levelled = np.subtract(values, template.level[:, None], dtype=np.float32)
-    sums = (template.weighted @ levelled[:, :, None])[:, :, 0]
-    power = np.einsum("ks,ks,ks->k", levelled, levelled, template.weights) - sums[:, 0] ** 2
-    contrast = np.sqrt(np.maximum(power, LEAST_CONTRAST**2))
-    common = (sums[:, 1] - sums[:, 0] * template.mean) / template.contrast
+    moved = np.zeros_like(patches1.points)
+    grid = _pattern().places[:, :len(template.roots)]
+    for _ in range(PASSES):
+        slopes, noise = _compared(template, patches1.sampled(_in_pixels(patches1.steps, moved), grid))
+        step = _step(template, slopes, noise, moved, prior)
+        moved -= step
+    (a, b, d), (x, y) = template.normal, step
+    explained = 2 * (slopes * step).sum(0) - (a * x * x + 2 * b * x * y + d * y * y)
+    return moved, np.maximum(noise - explained, np.float32(LEAST_NOISE))
+
+
+def _compared(template: _Template, grey: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """Patches of image 1, [S,K], against the template: the slopes' share of the difference [2,K], `_noise` [K].
+
+    Mean, gain and what they hide are taken out of the few sums of a patch instead of all its samples.
+    """
+    value = grey * template.roots
+    mean = _sums(template.roots, value)
+    contrast = np.sqrt(np.maximum(_sums(value, value) - mean**2, np.float32(LEAST_CONTRAST**2)))
+    common = (_sums(template.value, value) - mean * template.mean) / template.contrast
     correlation = common / contrast
-    slopes = sums[:, 2:] - template.slope_mean * sums[:, :1]
-    slopes -= template.slope_value * (common / template.contrast)[:, None]
+    slopes = np.stack([_sums(template.slope_x, value), _sums(template.slope_y, value)])
+    slopes -= template.slope_mean * mean + template.slope_value * (common / template.contrast)
     gain = contrast * np.maximum(correlation, 0.2)  # of image 1 over the template; not below where nothing agrees
-    return slopes / (template.contrast * gain)[:, None], correlation
+    return slopes / (template.contrast * gain), _noise(correlation)
 
 
-def _step(template: _Template, slopes: Floats, correlation: Floats, moved: Floats, prior: float) -> Floats:
-    """One Gauss-Newton step [K,2], patch units, towards agreement and, as far as noise is to be feared, the prior."""
-    pull = _noise(correlation) / (np.maximum(template.samples, 1e-3) * np.float32(prior**2))
-    (a, b), d = template.normal[:, 0].T, template.normal[:, 1, 1]
+def _step(template: _Template, slopes: Floats, noise: Floats, moved: Floats, prior: float) -> Floats:
+    """One Gauss-Newton step [2,K], patch units, towards agreement and, as far as noise is to be feared, the prior."""
+    pull = noise / (np.maximum(template.samples, 1e-3) * np.float32(prior**2))
+    a, b, d = template.normal
     a, d = a + pull, d + pull
-    wanted = slopes + pull[:, None] * moved
-    determinant = np.maximum(a * d - b * b, 1e-12)[:, None]
-    step = np.stack([d * wanted[:, 0] - b * wanted[:, 1], a * wanted[:, 1] - b * wanted[:, 0]], 1) / determinant
-    return step * np.minimum(1, LARGEST_STEP / np.maximum(np.hypot(*step.T), 1e-6))[:, None]
+    x, y = slopes + pull * moved
+    step = np.stack([d * x - b * y, a * y - b * x]) / np.maximum(a * d - b * b, 1e-12)
+    return step * np.minimum(1, LARGEST_STEP / np.maximum(np.hypot(*step), 1e-6))
 
 
 def _noise(correlation: Floats) -> Floats:
@@ -230,11 +251,17 @@ def _noise(correlation: Floats) -> Floats:
     return np.maximum((1 - squared) / squared, np.float32(LEAST_NOISE))
 
 
-def _outer(vectors: Floats) -> Floats:
-    return vectors[:, :, None] * vectors[:, None, :]
+def _sums(a: Floats, b: Floats) -> Floats:
+    """Of the products of [S,K] and [S,K] over a patch, [K]."""
+    return np.einsum("sk,sk->k", a, b)
 
 
-def _smaller_eigenvalue(matrices: Floats) -> Floats:
-    """Of symmetric matrices [K,2,2]."""
-    (a, b), d = matrices[:, 0].T, matrices[:, 1, 1]
+def _in_pixels(steps: Floats, moved: Floats) -> Floats:
+    """Moves [2,K] in patch units as px."""
+    return steps[:, 0] * moved[0] + steps[:, 1] * moved[1]
+
+
+def _smaller_eigenvalue(normal: Floats) -> Floats:
+    """Of symmetric matrices given by xx, xy and yy, [3,K]."""
+    a, b, d = normal
     return (a + d) / 2 - np.hypot((a - d) / 2, b)

@@ -1,9 +1,10 @@
 """Matches -> the same matches at sub-pixel agreement, and matches that the networks missed beside them.
 
 What is seen around a keypoint decides where its partner in image 1 lies; keypoints of image 0 stay, so that a frame's
-keypoints are the same in every pair. A point moves only where that is significantly better, not far, and the place
-has texture in both directions and looks the same in both images; else it stays where the networks put it. What looks
-the same under one affine map is locally a plane.
+keypoints are the same in every pair. A point moves only where that is not far, and the place has texture in both
+directions and looks the same in both images; else it stays where the networks put it. How far it moves is weighed
+against how sure the networks are; asking beside that for a significant gain left points worse than moving all. What
+looks the same under one affine map is locally a plane.
 
 Everything here is in pixels of the frames but `Matches`, whose points are in those of the input images.
 """
@@ -27,7 +28,6 @@ AGREEING_PX = 4.0  # from a first homography, for its motion to hold: pixels of 
 # Of the matches that the images confirm, so many may lie off the homography in what is taken for one plane: pairs of
 # views of a plane, degraded too, had up to 1 %; those of synthetic rooms and boxes mostly over 10 %.
 MOST_OFF_PLANE = 0.03
-LEAST_GAIN = 4.6  # the 90 % quantile of chi-squared with 2 degrees of freedom
 LEAST_SHARPNESS = 1.5  # how much surer than the prior the patch must be where it says least
 
 
@@ -107,14 +107,14 @@ class Refiner:
         given = (array[chosen].astype(np.float32) for array in (points0, points1, motions))
         found = align(*self._images, *given, self._config.prior_px)
         alike[chosen] = found.seen & (found.correlation >= self._config.min_correlation)
-        better = alike[chosen] & _is_better(found, self._config)
+        better = alike[chosen] & _is_sure(found, self._config)
         moved[chosen[better]] += found.move[better]
         return moved, alike
 
 
-def _is_better(found: Alignment, config: RefineConfig) -> Bools:
+def _is_sure(found: Alignment, config: RefineConfig) -> Bools:
     textured = found.sharpness > (LEAST_SHARPNESS / config.prior_px) ** 2
-    return (found.gain > LEAST_GAIN) & (found.length < config.max_move_px) & textured
+    return (found.length < config.max_move_px) & textured
 
 
 def _guided_pairs(view: View, taken: NDArray[np.int32], H: Array,

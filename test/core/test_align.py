@@ -30,7 +30,6 @@ def test_moves_are_the_shift(make_textured: Callable[..., np.ndarray], x: float,
     found = align(image, shifted(image, x, y), POINTS, POINTS, STILL, 1.0)
     np.testing.assert_allclose(np.median(found.move, axis=0), [x, y], atol=0.05)
     assert np.median(found.correlation) > 0.98 and found.seen.all()
-    assert (found.correlation >= found.correlation0 - 0.01).all()
 
 
 def test_gain_and_offset_change_nothing(make_textured: Callable[..., np.ndarray]) -> None:
@@ -82,4 +81,4 @@ def test_patches_mostly_outside_are_not_seen(make_textured: Callable[..., np.nda
 def test_no_patches() -> None:
     flat = np.zeros((24, 32), np.uint8)
     found = align(flat, flat, POINTS[:0], POINTS[:0], STILL[:0], 1.0)
-    assert found.move.shape == (0, 2) and len(found.gain) == 0
+    assert found.move.shape == (0, 2) and len(found.sharpness) == 0

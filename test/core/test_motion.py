@@ -40,7 +40,7 @@ def test_neighbours_agree_on_their_affine_map_in_spite_of_wrong_ones() -> None:
     motions, known = neighbour_motions(points0, points1, np.arange(120))
     assert not known[wrong].any()
     right = np.setdiff1d(np.arange(120), wrong)
-    assert known[right].mean() > 0.9
+    assert known[right].mean() > 0.85
     np.testing.assert_allclose(motions[known], np.broadcast_to(AFFINE, motions[known].shape), atol=0.05)
 
 

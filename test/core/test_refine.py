@@ -106,10 +106,10 @@ def test_light_blur_and_noise_are_borne(image: np.ndarray, change: Callable[[np.
     assert (errors <= case.errors(case.points1) + 0.2).all()
 
 
-def test_noise_moves_nothing_that_is_in_place(image: np.ndarray) -> None:
+def test_noise_hardly_moves_what_is_in_place(image: np.ndarray) -> None:
     case = Case(image, moved_by(shift=(4.0, 2.0)), error=0.0)
     errors = case.errors(case.refined(noisy(case.image1)))
-    assert errors.max() < 0.15 and (errors == 0).mean() > 0.5
+    assert errors.max() < 0.15 and np.median(errors) < 0.05
 
 
 def test_flat_patches_stay(image: np.ndarray) -> None:
