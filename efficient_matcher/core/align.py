@@ -23,7 +23,10 @@ from efficient_matcher.core.motion import zoom
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
-RADIUS = 5.5  # samples; a disc, as the corners of a square would weigh little and cost as much
+# Samples; a disc, as the corners of a square would weigh little and cost as much. Of many patches none needs to say as
+# much, and time is short then.
+RADIUS, RADIUS_OF_MANY = 6.1, 5.5
+MANY = 256
 SPACING = 1.9  # patch units between samples; after the blur there is little finer to see
 WEIGHT_SIGMA = 7.0  # patch units; the local motion is surest near the keypoint
 BLUR_SIGMA = 0.8  # patch units; takes noise out and widens the reach of the linearisation
@@ -75,6 +78,11 @@ class _Patches:
     points: Floats
     steps: Floats
 
+    @property
+    def pattern(self) -> _Pattern:
+        """What is sampled in each."""
+        return _pattern(RADIUS if self.points.shape[1] <= MANY else RADIUS_OF_MANY)
+
     def places(self, moved: Floats | float, grid: Floats) -> tuple[Floats, Floats]:
         """x and y [S,K] px of the samples at grid [3,S], all moved by [2,K] px."""
         x, y = np.concatenate([self.steps, (self.points + moved)[:, None]], axis=1)
@@ -89,7 +97,7 @@ class _Patches:
 
     def cut(self) -> Bools:
         """Which come near the border of the image, [K]."""
-        reach = np.abs(self.steps).sum(1) * np.float32(SPACING * RADIUS) + 1
+        reach = np.abs(self.steps).sum(1) * self.pattern.places.max() + 1
         height, width = self.image.shape
         (left, top), (right, bottom) = self.points - reach, self.points + reach
         return (left < 0) | (top < 0) | (right > width - 1) | (bottom > height - 1)
@@ -104,21 +112,18 @@ class _Patches:
 class _Template:
     """Patches of image 0 in the form the passes need.
 
-    roots [S,K]: square roots of the weights. value, slope_x, slope_y [S,K]: times roots, so that the product of two
+    terms [4,S,K]: 1, value and its two slopes, all times the square root of the weights, so that the product of two
     of them sums up to a weighted mean. mean, contrast [K]: mean and standard deviation of the values. slope_mean,
     slope_value [2,K]: means of slope, and of slope x (value - mean). normal [3,K]: means of xx, xy and yy of the
     slopes, less what gain and offset explain, for contrast 1. samples [K]: how many independent ones a patch has.
     """
 
-    roots: Floats
-    value: Floats
-    slope_x: Floats
-    slope_y: Floats
+    terms: Floats
     mean: Floats
     contrast: Floats
     slope_mean: Floats
     slope_value: Floats
-    normal: Floats
+    normal: tuple[Floats, Floats, Floats]
     samples: Floats
 
 
@@ -156,9 +161,9 @@ def align(image0: NDArray[np.uint8], image1: NDArray[np.uint8], points0: Floats,
 
 
 @cache
-def _pattern() -> _Pattern:
-    reach = range(-int(RADIUS) - 1, int(RADIUS) + 2)
-    patch = [(x, y) for y in reach for x in reach if x * x + y * y <= RADIUS**2]
+def _pattern(radius: float) -> _Pattern:
+    reach = range(-int(radius) - 1, int(radius) + 2)
+    patch = [(x, y) for y in reach for x in reach if x * x + y * y <= radius**2]
     around = {(x + i, y + j) for x, y in patch for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))}
     order = patch + sorted(around - set(patch))
     index = {place: number for number, place in enumerate(order)}
@@ -170,9 +175,11 @@ def _pattern() -> _Pattern:
 
 def _weights(patches0: _Patches, patches1: _Patches) -> Floats:
     """Weights [S,K] of the samples: a Gaussian window, zero outside either image; all zero where too little is seen."""
-    pattern = _pattern()
+    pattern = patches0.pattern
     weights = np.repeat(pattern.weights[:, None], patches0.points.shape[1], axis=1)
     cut = patches0.cut() | patches1.cut()  # all others need no closer look
+    if not cut.any():
+        return weights
     grid = pattern.places[:, :len(weights)]
     of_cut = pattern.weights[:, None] * (patches0.inside(cut, grid) & patches1.inside(cut, grid))
     share = of_cut.sum(0)
@@ -181,26 +188,30 @@ def _weights(patches0: _Patches, patches1: _Patches) -> Floats:
 
 
 def _template(patches: _Patches, weights: Floats) -> _Template:
-    pattern = _pattern()
-    roots, count = np.sqrt(weights), len(weights)
+    pattern = patches.pattern
     grey = patches.sampled(0, pattern.places).astype(np.float32)
-    slope_x, slope_y = grey[pattern.right] - grey[pattern.left], grey[pattern.below] - grey[pattern.above]
-    scaled = roots * np.float32(STEEPER / (2 * SPACING))
-    slope_x *= scaled
-    slope_y *= scaled
-    value = grey[:count] * roots
-    mean = _sums(roots, value)
-    contrast = np.sqrt(np.maximum(_sums(value, value) - mean**2, np.float32(LEAST_CONTRAST**2)))
-    slope_mean = np.stack([_sums(roots, slope_x), _sums(roots, slope_y)])
-    slope_value = np.stack([_sums(value, slope_x), _sums(value, slope_y)]) - slope_mean * mean
-    (mean_x, mean_y), (value_x, value_y) = slope_mean, slope_value / contrast
-    normal = np.stack([_sums(slope_x, slope_x) - mean_x**2 - value_x**2,
-                       _sums(slope_x, slope_y) - mean_x * mean_y - value_x * value_y,
-                       _sums(slope_y, slope_y) - mean_y**2 - value_y**2])
-    squares = _sums(weights, weights)
-    samples = np.where(squares > 0, SPACING**2 / (CORRELATED * np.maximum(squares, 1e-6)), 0).astype(np.float32)
-    return _Template(roots, value, slope_x, slope_y, mean, contrast, slope_mean, slope_value, normal / contrast**2,
-                     samples)
+    terms = np.empty((4, *weights.shape), np.float32)
+    np.sqrt(weights, out=terms[0])
+    np.multiply(grey[:len(weights)], terms[0], out=terms[1])
+    np.subtract(grey[pattern.right], grey[pattern.left], out=terms[2])
+    np.subtract(grey[pattern.below], grey[pattern.above], out=terms[3])
+    terms[2:] *= terms[0] * np.float32(STEEPER / (2 * SPACING))
+    squares, samples = np.einsum("sk,sk->k", weights, weights), np.float32(SPACING**2 / CORRELATED)
+    return _of_terms(terms, np.where(squares > 0, samples / np.maximum(squares, np.float32(1e-6)), np.float32(0)))
+
+
+def _of_terms(terms: Floats, samples: Floats) -> _Template:
+    """The template of `terms` and `samples`: all that remains are sums over patches."""
+    _, mean, *slope_mean = _sums(terms, terms[0])
+    square, *slope_value = _sums(terms[1:], terms[1])
+    contrast = np.sqrt(np.maximum(square - mean**2, np.float32(LEAST_CONTRAST**2)))
+    (mean_x, mean_y), slope_mean = slope_mean, np.array(slope_mean)
+    slope_value = np.array(slope_value) - slope_mean * mean
+    value_x, value_y = slope_value / contrast
+    (xx, xy), (yy,) = _sums(terms[2:], terms[2]), _sums(terms[3:], terms[3])
+    normal = ((xx - mean_x**2 - value_x**2) / contrast**2, (xy - mean_x * mean_y - value_x * value_y) / contrast**2,
+              (yy - mean_y**2 - value_y**2) / contrast**2)
+    return _Template(terms, mean, contrast, slope_mean, slope_value, normal, samples)
 
 
 def _moves(template: _Template, patches1: _Patches, prior: float) -> tuple[Floats, Floats]:
@@ -209,7 +220,7 @@ def _moves(template: _Template, patches1: _Patches, prior: float) -> tuple[Float
     The last step is not looked at again: what it leaves follows from the linearisation, which is good by then.
     """
     moved = np.zeros_like(patches1.points)
-    grid = _pattern().places[:, :len(template.roots)]
+    grid = patches1.pattern.places[:, :template.terms.shape[1]]
     for _ in range(PASSES):
         slopes, noise = _compared(template, patches1.sampled(_in_pixels(patches1.steps, moved), grid))
         step = _step(template, slopes, noise, moved, prior)
@@ -224,13 +235,13 @@ def _compared(template: _Template, grey: NDArray[np.uint8]) -> tuple[Floats, Flo
 
     Mean, gain and what they hide are taken out of the few sums of a patch instead of all its samples.
     """
-    value = grey * template.roots
-    mean = _sums(template.roots, value)
-    contrast = np.sqrt(np.maximum(_sums(value, value) - mean**2, np.float32(LEAST_CONTRAST**2)))
-    common = (_sums(template.value, value) - mean * template.mean) / template.contrast
+    value = grey * template.terms[0]
+    sums = _sums(template.terms, value)
+    contrast = np.sqrt(np.maximum(np.einsum("sk,sk->k", value, value) - sums[0]**2, np.float32(LEAST_CONTRAST**2)))
+    common = (sums[1] - sums[0] * template.mean) / template.contrast
     correlation = common / contrast
-    slopes = np.stack([_sums(template.slope_x, value), _sums(template.slope_y, value)])
-    slopes -= template.slope_mean * mean + template.slope_value * (common / template.contrast)
+    slopes = sums[2:] - template.slope_mean * sums[0]
+    slopes -= template.slope_value * (common / template.contrast)
     gain = contrast * np.maximum(correlation, 0.2)  # of image 1 over the template; not below where nothing agrees
     return slopes / (template.contrast * gain), _noise(correlation)
 
@@ -241,7 +252,7 @@ def _step(template: _Template, slopes: Floats, noise: Floats, moved: Floats, pri
     a, b, d = template.normal
     a, d = a + pull, d + pull
     x, y = slopes + pull * moved
-    step = np.stack([d * x - b * y, a * y - b * x]) / np.maximum(a * d - b * b, 1e-12)
+    step = np.array([d * x - b * y, a * y - b * x]) / np.maximum(a * d - b * b, np.float32(1e-12))
     return step * np.minimum(1, LARGEST_STEP / np.maximum(np.hypot(*step), 1e-6))
 
 
@@ -251,9 +262,9 @@ def _noise(correlation: Floats) -> Floats:
     return np.maximum((1 - squared) / squared, np.float32(LEAST_NOISE))
 
 
-def _sums(a: Floats, b: Floats) -> Floats:
-    """Of the products of [S,K] and [S,K] over a patch, [K]."""
-    return np.einsum("sk,sk->k", a, b)
+def _sums(terms: Floats, value: Floats) -> Floats:
+    """Of the products of terms [T,S,K] with value [S,K] over each patch, [T,K]."""
+    return np.einsum("tsk,sk->tk", terms, value)
 
 
 def _in_pixels(steps: Floats, moved: Floats) -> Floats:
@@ -261,7 +272,7 @@ def _in_pixels(steps: Floats, moved: Floats) -> Floats:
     return steps[:, 0] * moved[0] + steps[:, 1] * moved[1]
 
 
-def _smaller_eigenvalue(normal: Floats) -> Floats:
-    """Of symmetric matrices given by xx, xy and yy, [3,K]."""
+def _smaller_eigenvalue(normal: tuple[Floats, Floats, Floats]) -> Floats:
+    """Of symmetric matrices given by xx, xy and yy, [K] each."""
     a, b, d = normal
     return (a + d) / 2 - np.hypot((a - d) / 2, b)

@@ -50,9 +50,10 @@ def homography_motions(points0: Array, points1: Array, H: Array | None, toleranc
     if H is None:
         return np.tile(np.eye(2), (len(points0), 1, 1)), np.zeros(len(points0), bool)
     places, slopes = project(points0, H)
-    apart = ((places - points1) ** 2).sum(1)
-    known = _usable(slopes) & (apart <= (tolerance_px * np.maximum(1, zoom(slopes))) ** 2)
-    return np.where(known[:, None, None], slopes, np.eye(2)), known
+    x, y = (places - points1).T
+    known = _usable(slopes) & (x * x + y * y <= (tolerance_px * np.maximum(1, zoom(slopes))) ** 2)
+    slopes[~known] = np.eye(2)
+    return slopes, known
 
 
 def neighbour_motions(points0: Array, points1: Array, which: NDArray[np.intp]) -> tuple[Array, Bools]:
@@ -65,18 +66,20 @@ def neighbour_motions(points0: Array, points1: Array, which: NDArray[np.intp]) -
     if count <= LEAST_SUPPORT:
         return np.tile(np.eye(2), (len(which), 1, 1)), np.zeros(len(which), bool)
     nearest = _nearest(points0, which, count)
-    from0 = np.stack([axis[nearest] - axis[which] for axis in points0.T])
-    from1 = np.stack([axis[nearest] - axis[which] for axis in points1.T])
-    weights = start = ((from0**2).sum(0) < NEAR_PX**2).astype(np.float64)
+    design, target = np.ones((3, *nearest.shape)), np.empty((2, *nearest.shape))
+    for axis in range(2):
+        design[1 + axis] = points0[nearest, axis] - points0[which, axis]
+        target[axis] = points1[nearest, axis] - points1[which, axis]
+    weights = start = ((design[1:] ** 2).sum(0) < NEAR_PX**2).astype(np.float64)
     for _ in range(ROUNDS):
-        linear, own = _weighted_affine(from0, from1, weights)
-        missed = from1 - own[:, None] - linear[:, 0, None] * from0[0] - linear[:, 1, None] * from0[1]
-        residual = (missed**2).sum(0)
+        affine = _weighted_affine(design, target, weights)
+        missed = target - np.einsum("oir,icr->ocr", affine, design)
+        residual = np.einsum("ocr,ocr->cr", missed, missed)
         spread = np.maximum(NOISE_PX**2, np.partition(residual, count // 2, axis=0)[count // 2])
         weights = start / (1 + residual / spread) ** 2
-    motions = np.ascontiguousarray(linear.transpose(2, 0, 1))
+    own, motions = np.hypot(*affine[:, 0]), np.ascontiguousarray(affine[:, 1:].transpose(2, 0, 1))
     support = (start * (residual < (3 * NOISE_PX) ** 2)).sum(0)
-    return motions, _usable(motions) & (np.hypot(*own) < 2 * NOISE_PX) & (support > LEAST_SUPPORT)
+    return motions, _usable(motions) & (own < 2 * NOISE_PX) & (support > LEAST_SUPPORT)
 
 
 def zoom(motions: Array) -> Array:
@@ -92,27 +95,28 @@ def _nearest(points: Array, which: NDArray[np.intp], count: int) -> NDArray[np.i
     return np.ascontiguousarray(np.argpartition(squared, count - 1, axis=1)[:, :count].T)
 
 
-def _weighted_affine(from0: Array, from1: Array, weights: Array) -> tuple[Array, Array]:
-    """Affine maps, [2,2,R] and [2,R], by least squares from [2,C,R] to [2,C,R] with weights [C,R].
+def _weighted_affine(design: Array, target: Array, weights: Array) -> Array:
+    """Affine maps [2,3,R], x and y from 1, x, y, by least squares: design [3,C,R] to target [2,C,R], weights [C,R].
 
-    Neighbours on a line, or none of any weight, leave a singular one, kept harmless.
+    Written out, as a call for each of so small systems costs more than solving it. Neighbours on a line, or none of
+    any weight, leave a singular one, kept harmless.
     """
-    share = weights / np.maximum(weights.sum(0), 1e-6)
-    mean0, mean1 = (share * from0).sum(1), (share * from1).sum(1)
-    centred = from0 - mean0[:, None]
-    x, y = share * centred
-    (xx, xy), yy = (x * centred).sum(1), (y * centred[1]).sum(0)
-    xx, yy = xx + SINGULAR, yy + SINGULAR
-    along_x, along_y = (x * from1).sum(1), (y * from1).sum(1)
-    linear = np.stack([yy * along_x - xy * along_y, xx * along_y - xy * along_x], axis=1) / (xx * yy - xy * xy)
-    return linear, mean1 - linear[:, 0] * mean0[0] - linear[:, 1] * mean0[1]
+    (total, x, y), (_, xx, xy), (_, _, yy) = np.einsum("cr,icr,jcr->ijr", weights, design, design)
+    along_one, along_x, along_y = np.einsum("cr,icr,ocr->ior", weights, design, target)
+    total = np.maximum(total, 1e-6)
+    xx, xy, yy = xx - x * x / total + SINGULAR, xy - x * y / total, yy - y * y / total + SINGULAR
+    mean = along_one / total
+    along_x, along_y = along_x - x * mean, along_y - y * mean
+    determinant = xx * yy - xy * xy
+    by_x, by_y = (yy * along_x - xy * along_y) / determinant, (xx * along_y - xy * along_x) / determinant
+    return np.stack([mean - (by_x * x + by_y * y) / total, by_x, by_y], axis=1)
 
 
 def _usable(motions: Array) -> Bools:
     """Whether patches can be compared under such a motion: no mirror, no extreme zoom or stretch."""
-    finite = np.isfinite(motions).all((1, 2))
-    a, b, c, d = np.where(finite[:, None, None], motions, 0.0).reshape(-1, 4).T
-    area = a * d - b * c
-    stretch = (a * a + b * b + c * c + d * d) / np.maximum(2 * np.abs(area), 1e-12)  # (s + 1/s) / 2 of the ratio s
-    within = (area > ZOOM[0] ** 2) & (area < ZOOM[1] ** 2)
-    return finite & within & (stretch < (STRETCH + 1 / STRETCH) / 2)
+    a, b, c, d = motions.reshape(-1, 4).T
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is within no bounds
+        area = a * d - b * c
+        stretch = (a * a + b * b + c * c + d * d) / np.maximum(2 * np.abs(area), 1e-12)  # (s + 1/s) / 2 of the ratio s
+        within = (area > ZOOM[0] ** 2) & (area < ZOOM[1] ** 2)
+        return within & (stretch < (STRETCH + 1 / STRETCH) / 2)

@@ -170,10 +170,14 @@ def _joined(view: View, first: Matches, second: Matches) -> Matches:
 
 
 def _to_frame(points: NDArray[np.float32], frame: Frame) -> Array:
+    if frame.scale == (1, 1):
+        return points.astype(np.float64)
     return (points.astype(np.float64) + 0.5) / frame.scale - 0.5
 
 
 def _to_input(points: Array, frame: Frame) -> Array:
+    if frame.scale == (1, 1):
+        return points
     return (points + 0.5) * frame.scale - 0.5
 
 

@@ -32,6 +32,16 @@ def test_moves_are_the_shift(make_textured: Callable[..., np.ndarray], x: float,
     assert np.median(found.correlation) > 0.98 and found.seen.all()
 
 
+def test_many_patches_find_the_same_with_fewer_samples(make_textured: Callable[..., np.ndarray]) -> None:
+    image, times = make_textured(), module.MANY // len(POINTS) + 1
+    few = align(image, shifted(image, 0.5, -0.25), POINTS, POINTS, STILL, 1.0)
+    places = np.tile(POINTS, (times, 1))
+    many = align(image, shifted(image, 0.5, -0.25), places, places, np.tile(STILL, (times, 1, 1)), 1.0)
+    np.testing.assert_array_equal(many.move[:len(POINTS)], many.move[-len(POINTS):])
+    np.testing.assert_allclose(many.move[:len(POINTS)], few.move, atol=0.1)
+    assert many.sharpness[:len(POINTS)].mean() < few.sharpness.mean()
+
+
 def test_gain_and_offset_change_nothing(make_textured: Callable[..., np.ndarray]) -> None:
     image = make_textured() // 2 + 40
     plain = align(image, shifted(image, 0.6, 0.3), POINTS, POINTS, STILL, 1.0)
