@@ -10,7 +10,7 @@ import typer
 
 from efficient_matcher.commands.app_models import (
     DataOption, Device, DeviceOption, ImagesOption, LimitOption, PairsOption, Precision, PrecisionOption,
-    ProcessesOption, RunOption, SeedOption, StepsOption, TopicOption)
+    ProcessesOption, RecipeOption, RunOption, SeedOption, StepsOption, TopicOption)
 from efficient_matcher.commands.options import JsonOption, OverwriteOption, ThreadsOption
 
 finetune = typer.Typer(no_args_is_help=True, help="Train pruned or narrowed networks on, alone or taught by the dense "
@@ -47,8 +47,6 @@ SuperPointTeacher = Annotated[Optional[Path], typer.Option(
     "--teacher-superpoint", metavar="FILE", help="Dense SuperPoint to learn from.")]
 SuperGlueTeacher = Annotated[Optional[Path], typer.Option(
     "--teacher-superglue", metavar="FILE", help="Dense SuperGlue to learn from.")]
-RecipeOption = Annotated[Optional[str], typer.Option(
-    "--recipe", metavar="NAME|YAML", help="Recipe: one that ships, or a file. [dim]default: built in[/dim]")]
 LabelsOption = Annotated[Optional[Path], typer.Option(
     "--labels", metavar="FILE", help="Labels of an earlier run. [dim]default: labels.npz in --out, made once[/dim]")]
 SizeOption = Annotated[Optional[List[str]], typer.Option(

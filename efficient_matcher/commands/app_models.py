@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, List, Optional  # typer evaluates these on every Python we support
+from typing import Annotated, Optional  # typer evaluates these on every Python we support
 
 import typer
 
-from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, SetOption, ThreadsOption,
-                                                settings_of)
+from efficient_matcher.commands.options import JsonOption
 
 train = typer.Typer(no_args_is_help=True, help="Train the networks on images of your own; a run that was "
                     "stopped goes on where its folder's checkpoint left it.")
@@ -49,7 +48,7 @@ ProcessesOption = Annotated[int, typer.Option("--processes", min=0, help="Proces
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the images or pairs.")]
 StartOption = Annotated[Optional[Path], typer.Option("--start", metavar="FILE", help="Begin with these weights.")]
 DataOption = Annotated[str, typer.Option("--data", metavar="TEXT", help="What the images are, for the model card.")]
-TrainRecipeOption = Annotated[Optional[str], typer.Option(
+RecipeOption = Annotated[Optional[str], typer.Option(
     "--recipe", metavar="NAME|YAML", help="Recipe: one that ships, or a file. [dim]default: built in[/dim]")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes a GPU if there is one.")]
 PrecisionOption = Annotated[Precision, typer.Option(
@@ -59,7 +58,7 @@ PrecisionOption = Annotated[Precision, typer.Option(
 @train.command()
 def detector(
     out: RunOption,
-    recipe: TrainRecipeOption = None,
+    recipe: RecipeOption = None,
     steps: StepsOption = None,
     pairs: PairsOption = None,
     seed: SeedOption = 0,
@@ -84,7 +83,7 @@ def superpoint(
     = LabelSource.sift,
     detector: Annotated[Optional[Path], typer.Option(
         "--detector", metavar="FILE", help="Weights whose points become labels, with --labels adapted.")] = None,
-    recipe: TrainRecipeOption = None,
+    recipe: RecipeOption = None,
     start: StartOption = None,
     steps: StepsOption = None,
     pairs: PairsOption = None,
@@ -110,7 +109,7 @@ def superglue(
     images: ImagesOption,
     weights: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of the trained SuperPoint.")],
     out: RunOption,
-    recipe: TrainRecipeOption = None,
+    recipe: RecipeOption = None,
     start: StartOption = None,
     scenes_share: Annotated[float, typer.Option(
         "--scenes-share", min=0.0, max=1.0, help="Share of the pairs that are views of synthetic scenes.")] = 0.0,
@@ -138,7 +137,7 @@ def superglue(
 def train_all(
     images: ImagesOption,
     out: RunOption,
-    recipe: TrainRecipeOption = None,
+    recipe: RecipeOption = None,
     steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Of every stage, for a rehearsal.")] = None,
     pairs: PairsOption = None,
     seed: SeedOption = 0,

@@ -107,17 +107,23 @@ def _first_of_ties(score_map: NDArray[np.float32], sites: NDArray[np.int64], rad
     """Of equal peaks closer than the radius, those first in raster order; `sites` come best first, then by raster.
 
     Plateaus are the rule where a network is quantised or saturated. Equal ones stand side by side in `sites`, so that
-    few comparisons find the near ones among them, but where a plateau is so wide that unique ranks over the whole map
+    few comparisons find the near ones among them, but where so many are equal that unique ranks over the whole map
     decide faster.
     """
-    scores, (y, x) = score_map.ravel()[sites], np.divmod(sites, score_map.shape[1])
-    kept = np.ones(len(sites), bool)
-    for step in range(1, MOST_TIES):
+    scores = score_map.ravel()[sites]
+    if (scores[MOST_TIES:] == scores[:-MOST_TIES]).any():
+        return _first_by_rank(score_map, sites, radius)
+    kept, (y, x) = np.ones(len(sites), bool), np.divmod(sites, score_map.shape[1])
+    for step in range(1, MOST_TIES + 1):
         later = np.flatnonzero(scores[step:] == scores[:-step]) + step
         if not len(later):
-            return sites[kept]
+            break
         near = (np.abs(x[later] - x[later - step]) <= radius) & (np.abs(y[later] - y[later - step]) <= radius)
         kept[later[near]] = False
+    return sites[kept]
+
+
+def _first_by_rank(score_map: NDArray[np.float32], sites: NDArray[np.int64], radius: int) -> NDArray[np.int64]:
     ranks = np.zeros(score_map.shape, np.float32)
     ranks.ravel()[np.sort(sites)] = np.arange(len(sites), 0, -1)
     return sites[ranks.ravel()[sites] == _dilated(ranks, radius).ravel()[sites]]

@@ -72,7 +72,8 @@ class Record:
         outside = {"outside_networks_share": float(np.median(shares))} if shares else {}
         alone = [entry["total"] for entry in self.times if not entry.get(DISTURBED)]
         return {"tracked_frame_ms": _over_median(total, len(self.times)),
-                "undisturbed_ms": _over_median(spread(alone), len(alone)) if alone else {"frames": 0}, "stages_ms": stages, **overall, **outside, **self.facts}
+                "undisturbed_ms": _over_median(spread(alone), len(alone)) if alone else {"frames": 0},
+                "stages_ms": stages, **overall, **outside, **self.facts}
 
     @property
     def median_ms(self) -> float:

@@ -1,6 +1,6 @@
 """How the cost of a tracked frame grows: with keypoints, resolution, threads and cameras; and what two runtimes and
-two ways of sharing the threads make of it. Every table's variants take turns in one run, as in `latency`, and the frame is
-the same: extraction, matching and homography, without refinement."""
+two ways of sharing the threads make of it. Every table's variants take turns in one run, as in `latency`, and the frame
+is the same: extraction, matching and homography, without refinement."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from efficient_matcher.config import ExtractConfig
 from efficient_matcher.core.backend import Backend, open_model
 from efficient_matcher.core.features import detect, sample_descriptors
 from efficient_matcher.errors import MatcherError, RecipeError
-from efficient_matcher.learn.bit_search import Measured, choose, digest, largest_share
+from efficient_matcher.learn.bit_search import D, Measured, choose, digest, largest_share
 from efficient_matcher.learn.calibrate import (METHODS, Histogram, Range, chosen_range, histograms, observed_tensors,
                                                with_outputs)
 from efficient_matcher.learn.qdq import layers_of, quantized
@@ -62,8 +62,8 @@ class LinearRecipe:
     """`quantize --method linear`. Of 4 and 16 bits, only `bits` counts: they are about stored weights alone.
 
     images: of the folder, evenly spread, half to calibrate and half to judge. calibration: `best` measures all.
-    layout: `phases` for onnxruntime's 8-bit kernels, `plain` for OpenVINO's, `both` in a file each, with the same ranges
-    and each held to the limits. wider: layers that stay float anyway.
+    layout: `phases` for onnxruntime's 8-bit kernels, `plain` for OpenVINO's, `both` in a file each, with the same
+    ranges and each held to the limits. wider: layers that stay float anyway.
     """
 
     bits: int = setting(8, choices=(4, 8, 16))
@@ -86,18 +86,18 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """The graph, and how it came about. alone: damage of each layer quantized by itself; empty if none had to be
+class Quantized(Generic[D]):
+    """A graph, and how it came about; D says what fewer bits do to its answers. alone: damage of each layer quantized by itself; empty if none had to be
     measured. methods: damage of all layers together, by calibration."""
 
     model: onnx.ModelProto
     calibration: str
     wider: tuple[str, ...]
-    damage: Damage
+    damage: D
     ranges: dict[str, Range]
     histograms: dict[str, Histogram]
-    methods: dict[str, Damage]
-    alone: dict[str, Damage]
+    methods: dict[str, D]
+    alone: dict[str, D]
 
 
 class Judge:
@@ -122,11 +122,11 @@ class Judge:
 
 def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe: LinearRecipe,
              notes: Path | None = None, on_step: Callable[[str], None] = lambda what: None,
-             like: Quantized | None = None) -> Quantized:
+             like: Quantized[Damage] | None = None) -> Quantized[Damage]:
     """Calibrate on every second image [H,W] and judge on the others; the float `model` reads `image`.
 
-    like: the same network in another layout and on the same images; its calibration, its float layers and its ranges are
-    taken over where they mean the same, so that both layouts round alike and give nearly the same answers.
+    like: the same network in another layout and on the same images; its calibration, its float layers and its ranges
+    are taken over where they mean the same, so that both layouts round alike and give nearly the same answers.
     notes: file of measurements, gone on from and written as they are made. on_step: called before each step of work.
     Raises RecipeError for unknown layers, MatcherError when the images are too few or empty.
     """
@@ -199,7 +199,7 @@ def _ranges(seen: dict[str, Histogram], method: str, recipe: LinearRecipe) -> di
     return {**ranges, **{name: (0.0, 255.0) for name in ranges if name == "image/float"}}
 
 
-def _shared_ranges(seen: dict[str, Histogram], like: Quantized) -> dict[str, Range]:
+def _shared_ranges(seen: dict[str, Histogram], like: Quantized[Damage]) -> dict[str, Range]:
     """Ranges of `like` for tensors of the same name that also hold the same: a name alone may mean another thing."""
     def same(mine: Histogram, other: Histogram) -> bool:
         slack = SAME_EXTREMES * max(-other.low, other.high)

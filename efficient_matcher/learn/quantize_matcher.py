@@ -28,7 +28,7 @@ from efficient_matcher.learn.bit_search import Measured, choose, digest, largest
 from efficient_matcher.learn.calibrate import Histogram, Range, chosen_range, histograms, with_outputs
 from efficient_matcher.learn.homographies import TRAINING, random_homography
 from efficient_matcher.learn.matcher_qdq import linear_inputs, linear_layers, quantized_matcher
-from efficient_matcher.learn.quantize import LinearRecipe, check_wider, opened, tried_methods
+from efficient_matcher.learn.quantize import LinearRecipe, Quantized, check_wider, opened, tried_methods
 from efficient_matcher.records import Features
 
 Pair = tuple[Features, Features]
@@ -39,20 +39,6 @@ class MatcherDamage:
     """How far answers are from the float network's: see `MatcherLimits`."""
 
     matches: float
-
-
-@dataclass(frozen=True)
-class QuantizedMatcher:
-    """As `quantize.Quantized`."""
-
-    model: onnx.ModelProto
-    calibration: str
-    wider: tuple[str, ...]
-    damage: MatcherDamage
-    ranges: dict[str, Range]
-    histograms: dict[str, Histogram]
-    methods: dict[str, MatcherDamage]
-    alone: dict[str, MatcherDamage]
 
 
 class MatcherJudge:
@@ -88,7 +74,7 @@ def view_pairs(extractor: Backend, images: Sequence[NDArray[np.uint8]], seed: in
 
 
 def quantize_matcher(model: onnx.ModelProto, pairs: Sequence[Pair], recipe: LinearRecipe, notes: Path | None = None,
-                     on_step: Callable[[str], None] = lambda what: None) -> QuantizedMatcher:
+                     on_step: Callable[[str], None] = lambda what: None) -> Quantized[MatcherDamage]:
     """Calibrate a whole float matcher on every second pair and judge on the others; the rest as `quantize.quantize`.
 
     Raises RecipeError for unknown layers.
@@ -111,7 +97,7 @@ def quantize_matcher(model: onnx.ModelProto, pairs: Sequence[Pair], recipe: Line
 
     choice = choose(layers, tried_methods(recipe.calibration), damage, lambda cost: largest_share(cost, part.limits))
     used = ranges(choice.method)
-    return QuantizedMatcher(
+    return Quantized(
         quantized_matcher(model, used, choice.layers), choice.method,
         tuple(layer for layer in known if layer not in choice.layers), choice.cost, used, seen, choice.methods,
         choice.alone)

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from efficient_matcher.config import ExtractConfig
+from efficient_matcher.core import features
 from efficient_matcher.core.features import Extractor, detect, sample_descriptors
 from efficient_matcher.errors import ImageError
 from efficient_matcher.records import Frame
@@ -83,6 +84,15 @@ def test_no_two_keypoints_within_the_radius_on_plateaus() -> None:
     points = np.array(found(scores))
     distances = np.abs(points[:, None] - points[None]).max(2) + 99 * np.eye(len(points))
     assert len(points) > 20 and distances.min() > WHOLE_PIXELS.nms_radius_px
+
+
+def test_ties_leave_the_same_whether_compared_or_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.random.default_rng(1).integers(0, 200, (96, 96)).astype(np.float32) / 200
+    left = []
+    for most in (1, 10_000):  # all by rank, all by comparison
+        monkeypatch.setattr(features, "MOST_TIES", most)
+        left.append(found(scores, ExtractConfig(nms_radius_px=2, subpixel=False, max_keypoints=8192)))
+    assert left[0] == left[1] and len(left[0]) > 100
 
 
 @pytest.mark.parametrize("border", [0, 1, 4, 9])
