@@ -1,4 +1,4 @@
-"""Photometric change of a training view: light, contrast, blur, noise, compression."""
+"""Photometric change of a training view: light, contrast, sharpening, blur, noise, compression."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class AugmentConfig:
     gamma: tuple[float, float] = (0.6, 1.6)
     gain: tuple[float, float] = (0.7, 1.3)
     offset: float = 25.0  # grey levels
+    sharpen: float = 0.0  # share of what a Gaussian of 1 px takes away that is added once more
     noise_sigma: float = 20.0  # grey levels; the square root is uniform, so that most of it is weak
     blur_px: int = 7  # length of the motion blur
     defocus_px: float = 2.5  # sigma of the Gaussian blur; drawn as the noise is
@@ -29,6 +30,9 @@ def augment(image: NDArray[np.uint8], rng: np.random.Generator, config: AugmentC
     probability = 1.0 if config.together and rng.random() < config.together else config.probability
     if rng.random() < probability:
         image = _light(image, rng, config)
+    if config.sharpen and rng.random() < probability:
+        amount = config.sharpen * rng.random()
+        image = cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), 1.0), -amount, 0)
     if rng.random() < probability:
         image = motion_blur(image, int(rng.integers(3, config.blur_px + 1)), rng.uniform(0, np.pi))
     if rng.random() < 0.5 * probability:

@@ -18,6 +18,7 @@ from torch import Tensor
 from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography, warp
+from efficient_matcher.learn.tiles import tiled_view
 from efficient_matcher.sources.image_sets import read_images
 
 MINIMUM_SIDE_PX = 64
@@ -63,6 +64,7 @@ class PairConfig:
     pairs: int = 4  # per step and process
     labels_per_view: int = 160
     own_proportions: float = 0.5  # share of the crops that keep the image's proportions, as the benchmark's squeeze does
+    tiled: float = 0.0  # share of the views put together from four shrunken images; see tiles.py
     minimum_share: float = 0.4  # of the warps that must have found a label point
     warp: HomographyRange = TRAINING
     photometric: AugmentConfig = AugmentConfig(together=0.3)
@@ -90,7 +92,7 @@ def pair_batch(
     rng = np.random.default_rng([seed, step])
     clean0, clean1, labels0, labels1, transforms = [], [], [], [], []
     for index in rng.choice(len(images), config.pairs, replace=len(images) < config.pairs):
-        view, points, taken = _crop(images.images[index], labels[index], config, rng)
+        view, points, taken = _view(images.images, labels, index, config, rng)
         H_0to1 = squeezed_homography(rng, taken, (config.width, config.height), config.warp)
         warped = cv2.warpPerspective(view, H_0to1, (config.width, config.height), flags=cv2.INTER_LINEAR)
         clean0.append(view)
@@ -106,6 +108,19 @@ def pair_batch(
 
 def _stacked(views: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(views)[:, None]).float() / 255
+
+
+def _view(
+    images: Sequence[NDArray[np.uint8]], labels: Sequence[NDArray[np.float32]], index: int, config: PairConfig,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], tuple[int, int]]:
+    """What view 0 shows, its labels, and the (h, w) of what it was taken from."""
+    if not config.tiled or rng.random() >= config.tiled:
+        return _crop(images[index], labels[index], config, rng)
+    chosen = [index, *rng.integers(0, len(images), 3)]
+    view, points = tiled_view([images[i] for i in chosen], [labels[i] for i in chosen],
+                              (config.width, config.height), rng)
+    return view, _inside(points, config), view.shape[:2]
 
 
 def _crop(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from efficient_matcher.learn.homographies import TRAINING, HomographyRange, sque
 from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
+from efficient_matcher.learn.tiles import tiled_view
 
 Set = TypeVar("Set")
 MILD = HomographyRange(perspective=0.0001, rotation_deg=5.0, scale=(0.9, 1.2), translation=0.05)
@@ -41,6 +42,7 @@ class ViewConfig:
     views: int = 8  # per image
     keypoints: int = 400  # per view
     nms_radius_px: int = 4
+    tiled: float = 0.0  # share of the images replaced by four shrunken ones; see tiles.py
     warp: HomographyRange = TRAINING
     photometric: AugmentConfig = AugmentConfig(probability=0.3)
 
@@ -68,7 +70,7 @@ def extract_views(
     rows = []
     for done, index in enumerate(chosen, 1):
         rng = np.random.default_rng([seed, index])
-        views, transforms = _warped_views(images.images[index], config, rng)
+        views, transforms = _warped_views(_base(images.images, index, config, rng), config, rng)
         rows.append((*extract(network, views, config.keypoints, config.nms_radius_px, rng), transforms))
         progress(done, len(chosen))
     keypoints, scores, descriptors, transforms = (torch.stack(column) for column in zip(*rows))
@@ -119,6 +121,16 @@ def _key_of(path: Path) -> str | None:
             return (stored.metadata() or {}).get("key")
     except Exception:  # cut short or foreign: made again
         return None
+
+
+def _base(
+    images: Sequence[NDArray[np.uint8]], index: int, config: ViewConfig, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """The image that is warped, in its own proportions."""
+    if not config.tiled or rng.random() >= config.tiled:
+        return images[index]
+    chosen = [images[i] for i in (index, *rng.integers(0, len(images), 3))]
+    return tiled_view(chosen, [np.zeros((0, 3), np.float32)] * 4, (config.width, config.height), rng)[0]
 
 
 def _warped_views(

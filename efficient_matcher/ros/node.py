@@ -6,6 +6,7 @@ image, so latency never grows. Stamps and frame_ids are those of the images: no 
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import suppress
 from functools import partial
@@ -117,21 +118,31 @@ class MatcherNode(Node):
 
 def run(args: list[str] | None = None) -> int:
     """Runs the node until it is interrupted or ROS shuts down; returns the exit code."""
-    node = None
     try:
         rclpy.init(args=args)
+    except RCLError as error:
+        return _told(error)
+    node = None
+    try:
         node = MatcherNode()
         settle_memory()
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (MatcherError, ParameterException, RCLError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _told(error) if rclpy.ok() else 0  # interrupted while it was made, it fails for that
     finally:
-        with suppress(KeyboardInterrupt):  # a second Ctrl-C, which launch forwards, must not become a traceback
-            if node is not None:
-                node.destroy_node()
+        if node is not None:
+            # The terminal interrupts launch and node, launch then the node once more. Cut short by that, the worker
+            # would still be in the runtime when the process ends, and take it down with a core dump.
+            with suppress(KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            node.destroy_node()
         if rclpy.ok():  # a signal may have shut ROS down already
-            rclpy.shutdown()
+            rclpy.shutdown(uninstall_handlers=node is None)  # else the handler that interrupts would be back
     return 0
+
+
+def _told(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 HINTS = {
     "rclpy": "source a ROS 2 installation first, for example: source /opt/ros/jazzy/setup.bash",
     "cv2": "install OpenCV: rosdep key python3-opencv, or pip install opencv-python-headless",
@@ -21,10 +22,13 @@ def main(args: list[str] | None = None) -> int:
         import onnxruntime  # noqa: F401  (the node opens the models only after a while)
 
         from efficient_matcher.ros.node import run
+
+        return run(args)
     except ImportError as error:
         print(f"error: {describe_import_error(error)}", file=sys.stderr)
         return 1
-    return run(args)
+    except KeyboardInterrupt:  # importing takes a second, long enough to be interrupted
+        return INTERRUPTED
 
 
 def describe_import_error(error: ImportError) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -264,3 +266,26 @@ def test_bad_start_is_one_line_and_exit_1(arguments: list[str], word: str, capfd
     assert run(["matcher_node", "--ros-args", *arguments]) == 1
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and word in lines[0]
+
+
+def test_a_second_interrupt_does_not_cut_the_end_short() -> None:
+    # A terminal's Ctrl-C comes twice under launch.
+    program = """
+import os, signal, sys, time
+import rclpy
+from efficient_matcher.ros import node
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+def destroy(self, real=node.MatcherNode.destroy_node):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+    real(self)
+    print("destroyed")
+
+rclpy.spin, node.MatcherNode.destroy_node = interrupted, destroy
+sys.exit(node.run(["matcher_node"]))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (ended.returncode, ended.stdout.split()[-1:]) == (0, ["destroyed"]), ended.stderr

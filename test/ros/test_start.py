@@ -29,3 +29,13 @@ def test_main_without_ros_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch
     assert start.main([]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and "rclpy" in lines[0]
+
+
+def test_interrupted_while_importing_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting:
+        def find_spec(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "efficient_matcher.ros.node", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting()])
+    assert start.main([]) == start.INTERRUPTED
