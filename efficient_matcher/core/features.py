@@ -1,8 +1,8 @@
 """Frame -> keypoints with descriptors: run the extractor, decode its score map.
 
 The extractor answers with `scores` [1,H,W], the keypoint probability of every pixel, and
-`descriptors` [1,H/8,W/8,D], unnormalised, one per cell of 8x8 pixels, channels last. Everything
-here happens in pixels of the frame (x right, y down, centres at integers); input-image pixels come
+`descriptors` [1,H/8,W/8,D], unnormalised, one per cell of 8x8 pixels, channels last; floats, or
+bytes of any scale of which BYTE_ZERO stands for zero. Everything here happens in pixels of the frame (x right, y down, centres at integers); input-image pixels come
 last. Ties are broken by raster order, so the same maps always give the same keypoints.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import ExtractConfig
-from efficient_matcher.core.backend import Backend
+from efficient_matcher.core.backend import BYTE_ZERO, Backend
 from efficient_matcher.core.image import CELL
 from efficient_matcher.errors import ImageError
 from efficient_matcher.records import Features, Frame
@@ -62,7 +62,9 @@ def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[NDArr
     return points, score_map.ravel()[sites]
 
 
-def sample_descriptors(coarse: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float32]:
+def sample_descriptors(
+    coarse: NDArray[np.float32] | NDArray[np.uint8], points: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Unit descriptors [N,D] at points [N,2] (pixels) of a coarse map [H/8,W/8,D].
 
     Bilinear between cell centres, which lie at 8 i + 3.5 pixels; clamped at the border.
@@ -71,16 +73,15 @@ def sample_descriptors(coarse: NDArray[np.float32], points: NDArray[np.float32])
     last = np.array([columns - 1, rows - 1])
     cells = np.clip((points - np.float32((CELL - 1) / 2)) / np.float32(CELL), 0, last.astype(np.float32))
     low = cells.astype(np.int64)
-    high = np.minimum(low + 1, last)
-    x = np.column_stack([low[:, 0], high[:, 0], low[:, 0], high[:, 0]])
-    y = np.column_stack([low[:, 1], low[:, 1], high[:, 1], high[:, 1]])
+    to_right, to_below = (np.minimum(low + 1, last) - low).T * [[1], [columns]]
     right, down = (cells - low).astype(np.float32).T
-    weights = np.column_stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down])
-    cells_flat = coarse.reshape(-1, width)
-    sites = y * columns + x
-    sampled = cells_flat.take(sites[:, 0], axis=0) * weights[:, :1]
-    for corner in (1, 2, 3):
-        sampled += cells_flat.take(sites[:, corner], axis=0) * weights[:, corner, None]
+    flat, first = coarse.reshape(-1, width), low[:, 1] * columns + low[:, 0]
+    sampled = flat.take(first, axis=0) * ((1 - right) * (1 - down))[:, None]
+    sampled += flat.take(first + to_right, axis=0) * (right * (1 - down))[:, None]
+    sampled += flat.take(first + to_below, axis=0) * ((1 - right) * down)[:, None]
+    sampled += flat.take(first + to_right + to_below, axis=0) * (right * down)[:, None]
+    if coarse.dtype == np.uint8:
+        sampled -= np.float32(BYTE_ZERO)  # the four weights sum to 1
     norms = np.sqrt(np.einsum("nd,nd->n", sampled, sampled))
     sampled /= np.maximum(norms, np.float32(1e-12))[:, None]
     return sampled

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from efficient_matcher.core.backend import BYTE_ZERO
 from efficient_matcher.learn.calibrate import MOVERS, Range, ranges_everywhere
 
 INNER = (*MOVERS, "Add", "Relu")  # 8-bit where they lie between 8-bit convolutions
@@ -117,6 +118,38 @@ def _reads_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
         if not any(cast.output[0] in other.input for other in model.graph.node):
             model.graph.node.remove(cast)
     return model
+
+
+def answering_in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The 8-bit extractor with `descriptors` as the bytes they are, BYTE_ZERO for zero; for `sample_descriptors`.
+
+    They have no length before they are sampled, so their scale says nothing; a quarter of the memory is written and
+    read. Where the last convolution stayed wider, the graph as it is.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    made = {name: node for node in copy.graph.node for name in node.output}
+    last = made["descriptors"]
+    widening = made.get(last.input[0])
+    if last.op_type != "Transpose" or widening is None or widening.op_type != "DequantizeLinear":
+        return model
+    narrow, scale_name, zero_name = widening.input
+    constants = {entry.name: entry for entry in copy.graph.initializer}
+    scale = numpy_helper.to_array(constants[scale_name])
+    zero = int(numpy_helper.to_array(constants[zero_name]))
+    levels = max(zero, 255 - zero)  # on the longer side of zero; both sides get as many
+    _set(constants[scale_name], np.asarray(scale * levels / (255 - BYTE_ZERO), np.float32))
+    _set(constants[zero_name], np.asarray(BYTE_ZERO, np.uint8))
+    last.input[0] = narrow
+    copy.graph.node.remove(widening)
+    [output] = [entry for entry in copy.graph.output if entry.name == "descriptors"]
+    output.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.checker.check_model(copy)
+    return copy
+
+
+def _set(entry: onnx.TensorProto, value: NDArray[Any]) -> None:
+    entry.CopyFrom(numpy_helper.from_array(value, entry.name))
 
 
 def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:

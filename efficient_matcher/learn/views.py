@@ -42,9 +42,9 @@ class ViewConfig:
     views: int = 8  # per image
     keypoints: int = 400  # per view
     nms_radius_px: int = 4
-    tiled: float = 0.0  # share of the images replaced by four shrunken ones; see tiles.py
+    tiled: float = 0.5  # share of the images replaced by four shrunken ones; see tiles.py
     warp: HomographyRange = TRAINING
-    photometric: AugmentConfig = AugmentConfig(probability=0.3)
+    photometric: AugmentConfig = AugmentConfig(probability=0.3, sharpen=1.0)
 
 
 @dataclass(frozen=True)

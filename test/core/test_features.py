@@ -172,6 +172,14 @@ def test_descriptors_are_clamped_at_the_border(point: tuple[int, int], cell: tup
     np.testing.assert_allclose(sample_descriptors(coarse, np.array([point], np.float32))[0], expected, atol=1e-6)
 
 
+def test_descriptors_in_bytes_mean_the_same() -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-128, 128, (6, 8, 16))
+    points = rng.uniform(0, 40, (20, 2)).astype(np.float32)
+    sampled = sample_descriptors((numbers + 128).astype(np.uint8), points)
+    np.testing.assert_allclose(sampled, sample_descriptors(3e-3 * numbers.astype(np.float32), points), atol=1e-5)
+
+
 def test_no_points_no_descriptors() -> None:
     assert sample_descriptors(np.ones((6, 8, 16), np.float32), np.zeros((0, 2), np.float32)).shape == (0, 16)
 

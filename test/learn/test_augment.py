@@ -28,6 +28,20 @@ def test_motion_blur_runs_along_its_angle() -> None:
     assert (across[20, 18:23] > 0).all() and across.sum() == across[20].sum()
 
 
+def test_sharpening_steepens_edges_and_keeps_what_is_even() -> None:
+    image = np.full((40, 40), 100, np.uint8)
+    image[:, 20:] = 150
+    sharpened = [augment(image, np.random.default_rng(seed), AugmentConfig(
+        probability=1.0, sharpen=1.0, gamma=(1, 1), gain=(1, 1), offset=0, noise_sigma=0, blur_px=3, defocus_px=0,
+        jpeg_quality=(100, 100))) for seed in range(8)]
+    plain = [augment(image, np.random.default_rng(seed), AugmentConfig(
+        probability=1.0, gamma=(1, 1), gain=(1, 1), offset=0, noise_sigma=0, blur_px=3, defocus_px=0,
+        jpeg_quality=(100, 100))) for seed in range(8)]
+    span = [np.mean([float(view.max()) - view.min() for view in views]) for views in (sharpened, plain)]
+    assert span[0] > span[1] + 3
+    assert all(abs(int(view[20, 4]) - 100) <= 4 and abs(int(view[20, 35]) - 150) <= 4 for view in sharpened)
+
+
 def test_strong_changes_keep_shape_and_type_and_are_seeded() -> None:
     image = np.random.default_rng(1).integers(0, 256, (48, 64), np.uint8)
     always = AugmentConfig(probability=1.0)

@@ -86,3 +86,12 @@ def test_labels_follow_crop_flip_and_warp() -> None:
                 assert np.abs(points[0, :2] - (peak_x, peak_y)).max() < 2.5
                 checked += 1
     assert checked >= 8
+
+
+def test_a_share_of_the_views_is_put_together_from_four_images() -> None:
+    levels = ImageSet([f"{i}.png" for i in range(6)], [np.full((200, 260), 40 * i, np.uint8) for i in range(6)], {})
+    labels = [np.zeros((0, 3), np.float32)] * 6
+    config = PairConfig(pairs=6, tiled=0.5, photometric=PLAIN)
+    seen = [len(np.unique(view.numpy())) for step in range(10)
+            for view in pair_batch(levels, labels, config, 0, step).images[:6]]
+    assert 0.3 < np.mean(np.array(seen) > 1) < 0.6

@@ -17,6 +17,7 @@ from efficient_matcher.learn.extractor_graph import extractor_model  # noqa: E40
 from efficient_matcher.learn.extractor_phases import phased_extractor_model  # noqa: E402
 from efficient_matcher.learn.onnx_graph import FLOAT, Graph  # noqa: E402
 from efficient_matcher.learn.qdq import (  # noqa: E402
+    answering_in_bytes,
     best_scale, eight_bit_nodes, four_bit_weights, half_weights, layers_of, quantized, rounded_with_sums)
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 
@@ -62,6 +63,27 @@ def test_an_8_bit_extractor_is_near_the_float_one_and_all_integer(layout: Any, n
     kinds = [node.op_type for node in onnx.load(str(tmp_path / "optimised.onnx")).graph.node]
     assert kinds.count("QLinearConv") == len(layers_of(model))
     assert not {"Conv", "QuantizeLinear", "Cast"} & set(kinds)  # not even the image becomes float
+
+
+@pytest.mark.parametrize("layout", [extractor_model, phased_extractor_model])
+def test_descriptors_as_bytes_differ_by_a_scale_alone(layout: Any, network: SuperPoint, image: np.ndarray,
+                                                      tmp_path: Path) -> None:
+    model = layout(network)
+    coarser = quantized(model, ranges_of(model, image), layers_of(model))
+    wanted = run(coarser, {"image": image})["descriptors"]
+    found = run(answering_in_bytes(coarser), {"image": image}, tmp_path / "optimised.onnx")["descriptors"]
+    assert found.dtype == np.uint8
+    numbers = found.astype(np.float32) - 128
+    scale = (numbers * wanted).sum() / (numbers ** 2).sum()
+    assert np.abs(scale * numbers - wanted).max() <= 1.6 * scale  # both are rounded
+    kinds = [node.op_type for node in onnx.load(str(tmp_path / "optimised.onnx")).graph.node]
+    assert kinds.count("QLinearConv") == len(layers_of(model)) and "QuantizeLinear" not in kinds
+
+
+def test_descriptors_of_a_wider_layer_stay_as_they_are(network: SuperPoint, image: np.ndarray) -> None:
+    model = phased_extractor_model(network)
+    coarser = quantized(model, ranges_of(model, image), [name for name in layers_of(model) if name != "convDb"])
+    assert answering_in_bytes(coarser) is coarser
 
 
 def test_layers_left_out_stay_float(network: SuperPoint, image: np.ndarray) -> None:
