@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.config import MatchConfig
 from efficient_matcher.core.stages import Network
-from efficient_matcher.core.transport import OVER_RELAXATION, Assignment, optimal_transport
+from efficient_matcher.core.transport import CERTAIN, OVER_RELAXATION, Assignment, optimal_transport
 from efficient_matcher.records import Features, Matches
 
 
@@ -46,7 +46,7 @@ class FeatureMatcher:
                 break
             run.keep(*kept)
             rows = [own[keep] for own, keep in zip(rows, kept)]
-        matches = mutual_matches(assignment.values, config.score_threshold)
+        matches = mutual_matches(assignment, config.score_threshold)
         indices = np.stack([own[column] for own, column in zip(rows, matches.indices.T)], axis=1)
         return replace(matches, indices=indices), depth
 
@@ -59,16 +59,18 @@ class FeatureMatcher:
         return depth == self._network.depth or (early_stop < 1 and assignment.paired() >= early_stop * possible)
 
 
-def mutual_matches(assignment: NDArray[np.float32], threshold: float) -> Matches:
-    """Pairs that are each other's best in assignment [N+1,M+1] with a probability of at least `threshold`."""
-    return _mutual(assignment[:-1, :-1], threshold)
+def mutual_matches(assignment: Assignment, threshold: float) -> Matches:
+    """Pairs that are each other's best and match with a probability of at least `threshold`."""
+    return _mutual(assignment.values[:-1, :-1], assignment.best, threshold, CERTAIN)
 
 
 def nearest_neighbour_matches(features0: Features, features1: Features, threshold: float = 0.0) -> Matches:
     """Mutual nearest neighbours by descriptor alone; the score is the cosine, negative ones are no match."""
     if not len(features0) or not len(features1):
         return no_matches()
-    return _mutual(features0.descriptors @ features1.descriptors.T, threshold)
+    cosines = features0.descriptors @ features1.descriptors.T
+    best1 = cosines.argmax(axis=1)
+    return _mutual(cosines, (best1, cosines[np.arange(len(best1)), best1]), threshold)
 
 
 def no_matches() -> Matches:
@@ -76,11 +78,16 @@ def no_matches() -> Matches:
     return Matches(np.zeros((0, 2), np.int32), np.zeros(0, np.float32))
 
 
-def _mutual(values: NDArray[np.float32], threshold: float) -> Matches:
-    best1 = values.argmax(axis=1)
-    scores = values[np.arange(len(values)), best1]
-    # Comparing with the column's maximum is much faster than a second argmax across the memory's order.
-    index0 = np.flatnonzero((scores == values.max(axis=0)[best1]) & (scores >= threshold))
+def _mutual(values: NDArray[np.float32], best: tuple[NDArray[np.intp], NDArray[np.float32]], threshold: float,
+            certain: float = np.inf) -> Matches:
+    """best: of each row the column and value of its largest entry. certain: a larger one is its column's as well."""
+    best1, scores = best
+    index0 = np.flatnonzero(scores >= threshold)
+    asked = index0[scores[index0] <= certain]
+    # Comparing with the column's maximum is much faster than an argmax across the memory's order.
+    beaten = asked[scores[asked] != values[:, best1[asked]].max(axis=0)]
+    if len(beaten):
+        index0 = np.setdiff1d(index0, beaten, assume_unique=True)
     if np.bincount(best1[index0], minlength=1).max() > 1:
         # Equal entries in a column pass that comparison together; the first row keeps the column.
         index0 = index0[np.sort(np.unique(best1[index0], return_index=True)[1])]

@@ -12,7 +12,7 @@ from efficient_matcher.config import MatchConfig
 from efficient_matcher.core.backend import Arrays, open_model
 from efficient_matcher.core.matches import FeatureMatcher, mutual_matches, nearest_neighbour_matches
 from efficient_matcher.core.stages import StagedNetwork, WholeNetwork
-from efficient_matcher.core.transport import optimal_transport
+from efficient_matcher.core.transport import Assignment, optimal_transport
 from efficient_matcher.records import Features
 
 
@@ -39,7 +39,7 @@ class Fixed:
 def test_a_permutation_is_found_with_certainty() -> None:
     order = np.array([2, 0, 3, 1])
     similarity = np.where(order[:, None] == np.arange(4), 30.0, 0.0)
-    matches = mutual_matches(optimal_transport(similarity, 5.0, 50).values, 0.2)
+    matches = mutual_matches(optimal_transport(similarity, 5.0, 50), 0.2)
     assert matches.indices.tolist() == [[0, 2], [1, 0], [2, 3], [3, 1]]
     assert matches.scores.min() > 0.99
     assert matches.indices.dtype == np.int32 and matches.scores.dtype == np.float32
@@ -48,22 +48,22 @@ def test_a_permutation_is_found_with_certainty() -> None:
 def test_matches_are_sorted_mutual_and_over_the_threshold() -> None:
     assignment = np.array([[0.5, 0.1, 0.4], [0.6, 0.3, 0.1], [0.1, 0.2, 0.1], [0.1, 0.7, 0.1]], np.float32)
     # Row 0 wants column 0, which prefers row 1; row 2 wants column 1, which prefers row 1, not its best.
-    assert mutual_matches(assignment, 0.0).indices.tolist() == [[1, 0]]
+    assert mutual_matches(Assignment(assignment, 0), 0.0).indices.tolist() == [[1, 0]]
     assignment[2, 1] = 0.35
-    assert mutual_matches(assignment, 0.0).indices.tolist() == [[1, 0], [2, 1]]
-    assert mutual_matches(assignment, 0.35).indices.tolist() == [[1, 0], [2, 1]]
-    assert mutual_matches(assignment, 0.4).indices.tolist() == [[1, 0]]
-    assert len(mutual_matches(assignment, 0.61)) == 0
+    assert mutual_matches(Assignment(assignment, 0), 0.0).indices.tolist() == [[1, 0], [2, 1]]
+    assert mutual_matches(Assignment(assignment, 0), 0.35).indices.tolist() == [[1, 0], [2, 1]]
+    assert mutual_matches(Assignment(assignment, 0), 0.4).indices.tolist() == [[1, 0]]
+    assert len(mutual_matches(Assignment(assignment, 0), 0.61)) == 0
 
 
 def test_equal_candidates_still_match_one_to_one() -> None:
-    matches = mutual_matches(np.full((4, 3), 0.5, np.float32), 0.2)
+    matches = mutual_matches(Assignment(np.full((4, 3), 0.5, np.float32), 0), 0.2)
     assert matches.indices.tolist() == [[0, 0]]
 
 
 def test_the_dustbins_are_no_keypoints() -> None:
     assignment = np.array([[0.2, 0.8], [0.8, 1.2]], np.float32)
-    assert mutual_matches(assignment, 0.1).indices.tolist() == [[0, 0]]
+    assert mutual_matches(Assignment(assignment, 0), 0.1).indices.tolist() == [[0, 0]]
 
 
 def test_no_keypoints_on_either_side_match_nothing_and_ask_no_network() -> None:
