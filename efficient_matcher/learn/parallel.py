@@ -104,7 +104,7 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> boo
 
 
 def _spawn(folder: Path, function: Callable[..., Any], processes: int, arguments: tuple) -> None:
-    context = mp.spawn(_enter, (processes, str(folder), function, arguments), nprocs=processes, join=False)
+    context = mp.spawn(_enter, (processes, str(folder), function, arguments, os.getpid()), nprocs=processes, join=False)
     try:
         while not context.join():
             pass
@@ -121,7 +121,10 @@ def _spawn(folder: Path, function: Callable[..., Any], processes: int, arguments
         raise KeyboardInterrupt
 
 
-def _enter(index: int, processes: int, folder: str, function: Callable[..., Any], arguments: tuple) -> None:
+def _enter(index: int, processes: int, folder: str, function: Callable[..., Any], arguments: tuple,
+           parent: int) -> None:
+    if os.getppid() != parent:  # killed while this process began, before it could ask to be told; nobody would stop it
+        sys.exit(1)
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes,
                             timeout=PATIENCE)

@@ -125,7 +125,9 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
         read_rows(folder / "rows.yaml")
 
 
-TINY_STEPS = ["processes=1", "sparse_steps=3", "extractor_steps=3", "both_steps=1"]  # 3: past the end of a ramp
+# 3: past the end of a ramp
+TINY_STEPS = ["processes=1", "sparse_steps=3", "extractor_steps=3", "both_steps=1",
+              "narrow_steps=1"]
 
 
 def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.ndarray,
@@ -140,7 +142,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
     from efficient_matcher.learn.weights import save_weights
     torch.manual_seed(0)
-    point = SuperPointConfig((4, 4, 20, 4, 32, 32, 64, 4), 4, 4, 16, batch_norm=True, location_width=4)
+    point = SuperPointConfig((16, 16, 20, 32, 32, 48, 64, 96), 4, 4, 16, batch_norm=True, location_width=4)
     save_weights(tmp_path / "superpoint.safetensors", SuperPoint(point), {"licence": "mine"})
     glue = SuperGlueConfig(16, (8,), layers=1, heads=2)
     save_weights(tmp_path / "superglue.safetensors", SuperGlue(glue), {"licence": "mine"})
@@ -158,7 +160,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     given = read_rows("report-compression", TINY_STEPS, tmp_path)
     make_rows(given.rows, tmp_path)
     bundles = {row.title: load_bundle(row.bundle) for row in given.rows}
-    assert len(bundles) == 9 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
+    assert len(bundles) == 11 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
     counts = {title: [count(bundle.path / name) for name in bundle.card.files if "matcher" in name]
               for title, bundle in bundles.items()}
     shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)

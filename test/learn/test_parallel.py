@@ -60,6 +60,13 @@ def test_a_failure_in_one_process_ends_all_with_its_message(work: ModuleType, tm
         parallel.launch(work.fail, 2, str(tmp_path))
 
 
+def test_a_process_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
+    done: list[int] = []
+    with pytest.raises(SystemExit):
+        parallel._enter(0, 1, str(tmp_path), lambda: done.append(1), (), os.getppid() + 1)
+    assert not done and not list(tmp_path.iterdir())
+
+
 def test_processes_that_were_stopped_interrupt_the_one_that_waits(work: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         parallel.launch(work.stop, 2, str(tmp_path))
