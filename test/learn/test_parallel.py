@@ -32,6 +32,7 @@ def fail(folder):
     parallel.wait_for_all()
 
 def stop(folder):
+    parallel.wait_for_all()  # one that leaves while the other still connects is a failure, not a stop
     raise KeyboardInterrupt
 """
 
