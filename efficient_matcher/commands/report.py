@@ -124,8 +124,9 @@ def _text(note: str, options: ReportOptions, pairs: int, machine: dict[str, Any]
     lines = [note] if note else []
     lines.append(
         f"{pairs} pairs of {options.pairs.name}, {config.extract.max_keypoints} keypoints. AUC of the corner error "
-        "(OpenCV's RANSAC) in percent, pairs with under 12 matches counting as failures; precision and recall in "
-        "percent. hard: the same pairs under other light, with blur, noise and JPEG.")
+        "in percent by OpenCV's RANSAC, whose chance moves a row by some points, and by our own fit; pairs with under "
+        "12 matches count as failures; precision and recall in percent. "
+        "hard: the same pairs under other light, with blur, noise and JPEG.")
     lines.append(
         "Weights are the numbers in the deployed graphs, biases included; bytes are those of the whole bundle as "
         "stored, its card included. MACs are of each graph once, for 640x480 and 512 keypoints in both images. Times "

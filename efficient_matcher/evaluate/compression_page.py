@@ -23,7 +23,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             "frame ms", "times faster"]
     made: list[Table] = [("Table 1: size and speed", size, [_size_row(row, stages) for row in rows])]
     for number, variant, what in ((2, "clean", "accuracy"), (3, "hard", "accuracy on hard")):
-        columns = ["", "AUC@5", "AUC@10", "AUC@25", "precision", "recall"]
+        columns = ["", "AUC@5", "AUC@10", "AUC@25", "own fit @5", "@10", "@25", "precision", "recall"]
         made.append((f"Table {number}: {what}, strict", columns,
                      [_cells(row, len(columns), lambda row, v=variant: _accuracy(row["accuracy"][v])) for row in rows]))
     return made
@@ -88,8 +88,8 @@ def _cells(row: Mapping[str, Any], columns: int, figures: Any) -> list[str]:
 
 
 def _accuracy(figures: Mapping[str, Any]) -> list[str]:
-    return [f"{figures['auc'][threshold]:.1f}" for threshold in ("5", "10", "25")] + [
-        _or_dash(figures["precision"]), _or_dash(figures["recall"])]
+    aucs = [f"{figures[fit][threshold]:.1f}" for fit in ("auc", "auc_own_fit") for threshold in ("5", "10", "25")]
+    return [*aucs, _or_dash(figures["precision"]), _or_dash(figures["recall"])]
 
 
 def _or_dash(value: float | None, factor: float = 1.0) -> str:
