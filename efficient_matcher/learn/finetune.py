@@ -179,6 +179,8 @@ class Pruning:
 
     def hold(self, networks: list[nn.Module]) -> None:
         """Give other networks of the same build the zeros: averages still remember what was pruned late."""
+        if not self._started:  # a finished run started again: the last step moved what was pruned, by a trace
+            self.before(self._steps)
         for shared, other in zip(self._shared, networks):
             shared.hold(other)
         for (own, _), masks, other in zip(self._parts, self._masks, networks):

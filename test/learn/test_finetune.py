@@ -90,6 +90,8 @@ def test_pruning_ramps_up_while_the_matcher_learns_and_the_average_has_the_zeros
     network, _ = finetune_superglue(matcher(), views, recipe, tmp_path / "ramp", matcher())
     shares = sparsity(network)
     assert shares["final_proj"] >= 0.75 and shares["kenc.encoder.0"] == 0.0  # it began as an identity
+    again, _ = finetune_superglue(matcher(), views, recipe, tmp_path / "ramp", matcher())  # the run is done already
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True))
     zeros = [parameter == 0 for parameter in network.parameters()]
     kept, _ = finetune_superglue(network, views, replace(recipe, prune=None), tmp_path / "kept")
     assert all(bool((p == 0)[zero].all()) for p, zero in zip(kept.parameters(), zeros) if p.dim() == 3)
