@@ -204,6 +204,12 @@ def test_agreement_is_of_shape_and_value() -> None:
     assert not agrees({"y": np.ones((1, 2), np.float32)}, value) and not agrees({"z": value["y"]}, value)
 
 
+def test_bytes_agree_as_numbers_around_their_zero() -> None:
+    value = {"y": np.array([[118, 138, 128]], np.uint8)}
+    assert agrees(value, value)
+    assert not agrees({"y": np.array([[120, 138, 128]], np.uint8)}, value)  # a tenth off; of bytes from 0 a hundredth
+
+
 def test_free_sides_are_filled_in_order() -> None:
     image = InputSpec("image", (1, 1, None, None), np.dtype(np.uint8))
     assert image.filled((48, 64)) == (1, 1, 48, 64) and image.filled(()) is None
