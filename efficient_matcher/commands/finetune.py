@@ -13,7 +13,7 @@ from efficient_matcher.commands.runs import (
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_json
 
-ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")
+ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")  # of superpoint.py, which needs torch
 RESULTS = {"superpoint": ("superpoint",), "superglue": ("superglue",), "both": ("superpoint", "superglue")}
 
 

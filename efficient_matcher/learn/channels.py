@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.matcher_sketch import MatcherSketch, network_of_sketch
 from efficient_matcher.learn.superglue import SuperGlue
-from efficient_matcher.learn.superpoint import SuperPoint
+from efficient_matcher.learn.superpoint import ENCODER, SuperPoint
 
 Criterion = Literal["frobenius", "taylor", "random"]
 Network = SuperPoint | SuperGlue
-ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")
 PAIRS = "pairs"
 
 
@@ -124,7 +123,7 @@ def _check_gradients(network: Network, criterion: Criterion) -> None:
 def _dimensions(network: Network) -> dict[str, _Dimension]:
     config = network.config
     if isinstance(network, SuperPoint):
-        widths = dict(zip(ENCODER, config.widths), Pa=config.detector_width, Da=config.descriptor_width)
+        widths = dict(config.encoder, Pa=config.detector_width, Da=config.descriptor_width)
         found = {name: _Dimension(f"conv{name}", width) for name, width in widths.items()}
         return {**found, "location": _Dimension("location.fuse", config.location_width)} if network.location else found
     found = {f"kenc.{i}": _Dimension(f"kenc.encoder.{3 * i}", width) for i, width in enumerate(config.keypoint_encoder)}
@@ -210,7 +209,8 @@ def _example(network: Network) -> Any:
 def _superpoint_config(network: SuperPoint) -> Any:
     def width(layer: str) -> int:
         return network.get_submodule(layer).weight.shape[0]
-    return replace(network.config, widths=tuple(width(f"conv{name}") for name in ENCODER),
+    encoder = network.config.encoder
+    return replace(network.config, widths=tuple(width(f"conv{name}") if name in encoder else 0 for name in ENCODER),
                    detector_width=width("convPa"), descriptor_width=width("convDa"), descriptor_dim=width("convDb"),
                    location_width=width("location.lateral2") if network.location is not None else 0)
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from efficient_matcher.learn.onnx_graph import FLOAT, UINT8, Dims, Graph, fold_batch_norm
-from efficient_matcher.learn.superpoint import CELL, LocationBranch, SuperPoint
+from efficient_matcher.learn.superpoint import CELL, ENCODER, LocationBranch, SuperPoint
 
 BLOCK = 4  # pixels a side of the strided location convolutions
-ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")
 
 
 def extractor_model(network: SuperPoint) -> onnx.ModelProto:
@@ -27,7 +26,7 @@ def extractor_model(network: SuperPoint) -> onnx.ModelProto:
     graph = Graph("superpoint")
     x = graph.add("Cast", "image/float", "image", to=FLOAT)
     maps = []
-    for name in ENCODER:
+    for name in network.config.encoder:
         if name in pooled_before(network):
             x = graph.add("MaxPool", f"pool{name[0]}", x, kernel_shape=[2, 2], strides=[2, 2])
         x = _conv(graph, network, name, x)

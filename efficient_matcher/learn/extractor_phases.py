@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from torch import Tensor, nn
 
-from efficient_matcher.learn.extractor_graph import ENCODER, folded, outputs_of, scores_of_cells
+from efficient_matcher.learn.extractor_graph import folded, outputs_of, scores_of_cells
 from efficient_matcher.learn.onnx_graph import FLOAT, UINT8, Graph
 from efficient_matcher.learn.superpoint import CELL, LocationBranch, SuperPoint
 
@@ -31,7 +31,7 @@ def phased_extractor_model(network: SuperPoint) -> onnx.ModelProto:
     graph = Graph("superpoint_phases")
     x1, x = (_half_stem if network.config.half_stem else _first_layers)(graph, network)
     maps = [x1]
-    for name in ENCODER[2:]:
+    for name in list(network.config.encoder)[2:]:
         if name in ("3a", "4a"):
             x = graph.add("MaxPool", f"pool{name[0]}", x, kernel_shape=[2, 2], strides=[2, 2])
         x = graph.conv(f"conv{name}", x, *folded(network, name), relu=True)

@@ -42,6 +42,7 @@ class SuperPointFinetuning:
     pairs: PairConfig = PairConfig()
     sizes: dict[str, int] = setting(dict, minimum=1)  # to bring the weights to first; see channels.py
     half_stem: bool = False  # then to leave out the full-resolution map; see stem.py
+    stem_width: int = setting(0, minimum=0)  # with half_stem, of its two layers in place of three; 0: as they are
     criterion: WithoutLoss = "frobenius"
     task: float = setting(0.5, minimum=0.0)  # weight of the losses of training
     distill: ExtractorDistillation = ExtractorDistillation()
@@ -96,8 +97,8 @@ def finetune_superpoint(
     """
     torch.manual_seed(recipe.loop.seed)
     student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
-    if recipe.half_stem and not student.config.half_stem:
-        student = with_half_stem(student, recipe.loop.seed)
+    if recipe.half_stem and (recipe.stem_width or not student.config.half_stem):
+        student = with_half_stem(student, recipe.loop.seed, recipe.stem_width)
     config = extractor_training(student, recipe.pairs)
     learner = Learner(student.train(), config.descriptor_scale).to(compute.device, memory_format=torch.channels_last)
     teacher = teacher.to(compute.device) if teacher is not None else None

@@ -12,8 +12,9 @@ KEYPOINTS = 512
 def superpoint_macs(config: SuperPointConfig, size: tuple[int, int] = IMAGE_SIZE) -> int:
     """Of one image of (width, height), as `extractor_graph.py` lays the network out."""
     pixels, inputs, total = size[0] * size[1], 1, 0
-    for index, width in enumerate(config.widths):
-        total += 9 * inputs * width * pixels // 4 ** (index // 2)
+    for name, width in config.encoder.items():
+        halvings = 1 if config.half_stem and name[0] == "1" else int(name[0]) - 1
+        total += _kernel(config, name) * inputs * width * pixels // 4 ** halvings
         inputs = width
     heads = (9 * inputs * (config.detector_width + config.descriptor_width) + config.detector_width * (CELL * CELL + 1)
              + config.descriptor_width * config.descriptor_dim)
@@ -31,11 +32,16 @@ def superglue_macs(config: SuperGlueConfig, keypoints: int = KEYPOINTS) -> int:
     return per_token * tokens + dim * keypoints * keypoints
 
 
+def _kernel(config: SuperPointConfig, name: str) -> int:
+    return 36 if config.half_stem and name == "1a" else 9
+
+
 def _location_macs(config: SuperPointConfig) -> int:
     """Of the location branch, per cell of 8x8 pixels."""
     width, (_, w1, _, w2, _, w4, _, w8) = config.location_width, config.widths
     if not width:
         return 0
     lateral = width * (16 * w2 + 4 * w4 + w8)
-    blocks = 4 * 16 * (16 * width + 36 * w1)  # four blocks a cell: 4x4 and 6x6 convolutions to 16 outputs
+    full = 0 if config.half_stem else 36 * w1
+    blocks = 4 * 16 * (16 * width + full)  # four blocks a cell: 4x4 and 6x6 convolutions to 16 outputs
     return lateral + blocks + (CELL * CELL + 1) * 16 * 4

@@ -14,10 +14,15 @@ import torch
 from efficient_matcher.learn.superpoint import SuperPoint
 
 
-def with_half_stem(network: SuperPoint, seed: int = 0) -> SuperPoint:
-    """A network of the same widths with `half_stem`; 1a is new, the other layers are copies. It has to be trained."""
+def with_half_stem(network: SuperPoint, seed: int = 0, width: int = 0) -> SuperPoint:
+    """A network with `half_stem`, to be trained: what fits is copied, the rest is new.
+
+    width: of 1a and 1b, in place of three layers as wide as they were; 0 keeps all widths. The 8-bit kernels take hardly
+    longer for 32 outputs than for 16, so two wide layers before 2b see more and cost less than three narrow ones.
+    """
     torch.manual_seed(seed)
-    student = SuperPoint(replace(network.config, half_stem=True))
+    widths = (width, width, 0, *network.config.widths[3:]) if width else network.config.widths
+    student = SuperPoint(replace(network.config, widths=widths, half_stem=True))
     own = student.state_dict()
     known = {name: value for name, value in network.state_dict().items()
              if name in own and value.shape == own[name].shape}

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CELL = 8
+ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")  # two layers at each of 1/1, 1/2, 1/4, 1/8
 # At full resolution batch normalisation takes a third of a training step's time and is not missed.
 FULL_RESOLUTION = ("1a", "1b")
 
@@ -34,6 +35,18 @@ class SuperPointConfig:
     batch_norm: bool = False  # after all 3x3 convolutions but the two at full resolution (see FULL_RESOLUTION)
     location_width: int = 0  # channels of the high-resolution location branch; 0 leaves it out
     half_stem: bool = False  # 1a takes 6x6 pixels at a stride of 2 and nothing is pooled before 2a: no full-resolution map
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(ENCODER):
+            raise ValueError(f"SuperPoint needs {len(ENCODER)} encoder widths, got {len(self.widths)}")
+        left_out = {name for name, width in zip(ENCODER, self.widths) if not width}
+        if left_out - ({"2a"} if self.half_stem else set()):
+            raise ValueError(f"encoder layer {min(left_out)} has no channels; only 2a of a half stem may be left out")
+
+    @property
+    def encoder(self) -> dict[str, int]:
+        """Width of each encoder layer there is: all of ENCODER, but for a 2a of width 0."""
+        return {name: width for name, width in zip(ENCODER, self.widths) if width}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and model cards."""
@@ -76,11 +89,8 @@ class SuperPoint(nn.Module):
     def __init__(self, config: SuperPointConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SuperPointConfig()
-        if len(config.widths) != 8:
-            raise ValueError(f"SuperPoint needs 8 encoder widths, got {len(config.widths)}")
-        names = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")
         previous = 1
-        for name, width in zip(names, config.widths):
+        for name, width in config.encoder.items():
             self._add_conv(name, previous, width)
             previous = width
         self._add_conv("Pa", previous, config.detector_width)
@@ -110,7 +120,8 @@ class SuperPoint(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Detector logits [B,65,H/8,W/8] and unnormalised descriptors [B,D,H/8,W/8]."""
         x1 = self._conv("1b", self._conv("1a", image))
-        x2 = self._conv("2b", self._conv("2a", x1 if self.config.half_stem else F.max_pool2d(x1, 2)))
+        x2 = x1 if self.config.half_stem else F.max_pool2d(x1, 2)
+        x2 = self._conv("2b", self._conv("2a", x2) if "2a" in self.config.encoder else x2)
         x4 = self._conv("3b", self._conv("3a", F.max_pool2d(x2, 2)))
         x8 = self._conv("4b", self._conv("4a", F.max_pool2d(x4, 2)))
         logits = self.convPb(self._conv("Pa", x8))

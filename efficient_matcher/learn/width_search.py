@@ -19,10 +19,10 @@ import numpy as np
 
 from efficient_matcher.core.backend import open_model
 from efficient_matcher.learn.channels import (
-    ENCODER, PAIRS, Criterion, Network, PruneError, importances, narrow, sizes)
+    PAIRS, Criterion, Network, PruneError, importances, narrow, sizes)
 from efficient_matcher.learn.macs import IMAGE_SIZE, KEYPOINTS, superglue_macs, superpoint_macs
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
-from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
+from efficient_matcher.learn.superpoint import ENCODER, SuperPoint, SuperPointConfig
 
 TIMED_RUNS = 15
 TINY = 1e-12

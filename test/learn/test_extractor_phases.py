@@ -31,6 +31,7 @@ def trained(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("config", [
     SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3),
     SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
+    SuperPointConfig((4, 5, 0, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
     SuperPointConfig((4,) * 8, 8, 8, 16)])
 def test_phased_graph_equals_its_network(config: SuperPointConfig) -> None:
     network = trained(SuperPoint(config))

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from efficient_matcher.core.backend import open_model  # noqa: E402
+from efficient_matcher.learn.channels import narrow  # noqa: E402
 from efficient_matcher.learn.extractor_graph import extractor_model  # noqa: E402
 from efficient_matcher.learn.stem import with_half_stem  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig, score_map  # noqa: E402
@@ -16,18 +17,39 @@ CONFIG = SuperPointConfig(widths=(8, 8, 8, 8, 8, 8, 16, 16), detector_width=16, 
                           batch_norm=True, location_width=8)
 
 
-@pytest.fixture(scope="module")
-def halved() -> SuperPoint:
+@pytest.fixture(scope="module", params=[0, 12], ids=["narrow", "wide"])
+def halved(request: pytest.FixtureRequest) -> SuperPoint:
     torch.manual_seed(0)
-    return with_half_stem(SuperPoint(CONFIG)).eval()
+    return with_half_stem(SuperPoint(CONFIG), width=request.param).eval()
 
 
 def test_what_fits_is_kept_and_the_first_layer_is_new(halved: SuperPoint) -> None:
     torch.manual_seed(0)
     network = SuperPoint(CONFIG)
+    width = halved.config.widths[0]
     assert halved.config.half_stem and halved.location is not None and halved.location.full is None
-    assert torch.equal(halved.conv2b.weight, network.conv2b.weight)
-    assert tuple(halved.conv1a.weight.shape) == (8, 1, 6, 6)
+    assert torch.equal(halved.conv3a.weight, network.conv3a.weight)
+    assert torch.equal(halved.conv2b.weight, network.conv2b.weight) == (width == 8)
+    assert tuple(halved.conv1a.weight.shape) == (width, 1, 6, 6)
+
+
+def test_a_wide_stem_has_two_layers_before_2b(halved: SuperPoint) -> None:
+    wide = halved.config.widths[0] == 12
+    assert hasattr(halved, "conv2a") != wide
+    assert list(halved.config.encoder)[:3] == (["1a", "1b", "2b"] if wide else ["1a", "1b", "2a"])
+    assert SuperPointConfig.from_dict(halved.config.to_dict()) == halved.config
+
+
+@pytest.mark.parametrize(("widths", "half_stem"), [((8, 8, 0, 8, 8, 8, 8, 8), False), ((8, 0, 8, 8, 8, 8, 8, 8), True)])
+def test_other_layers_cannot_be_left_out(widths: tuple[int, ...], half_stem: bool) -> None:
+    with pytest.raises(ValueError, match="has no channels"):
+        SuperPointConfig(widths=widths, half_stem=half_stem)
+
+
+def test_a_half_stem_can_be_narrowed(halved: SuperPoint) -> None:
+    smaller = narrow(halved, {"1b": 4, "2b": 4})
+    assert smaller.config.widths[1] == smaller.config.widths[3] == 4
+    assert smaller.config.widths[2] == halved.config.widths[2]
 
 
 def test_a_shift_by_a_cell_shifts_the_scores_by_a_cell(halved: SuperPoint) -> None:
