@@ -104,10 +104,9 @@ def finetune_superpoint(
     teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
     labels = labels if labels is not None else no_labels(images)
-    loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute)
+    loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute, pruning)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
-        pruning.before(loop.step)
         batch = compute.moved(pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index,
                                          with_clean=teacher is not None))
         outputs = compute.run(student, batch.images.contiguous(memory_format=torch.channels_last))
@@ -116,7 +115,7 @@ def finetune_superpoint(
                               recipe.distill)
 
     averaged = loop.run(step)
-    pruning.hold([averaged.network])
+    pruning.given_to([averaged.network])
     return averaged.network.eval().cpu(), loop.seconds / 3600
 
 
@@ -155,51 +154,54 @@ def no_labels(images: ImageSet) -> Labels:
 
 
 class Pruning:
-    """Masks and ramps of the networks of one run."""
+    """Masks and ramps of the networks of one run: the `Constraint` of its loop."""
 
     def __init__(self, parts: list[tuple[Network, Ramp | None]], keep_zeros: bool, steps: int,
                  keep_codebooks: bool = False) -> None:
         """parts: the networks that learn; keep_zeros, keep_codebooks: hold what is there of them at the start."""
         self._shared = [SharedValues(network) for network, _ in parts] if keep_codebooks else []
-        self._parts, self._steps, self._started = parts, steps, False
+        self._parts, self._steps = parts, steps
         self._masks = [Masks(network) if keep_zeros or ramp is not None else None for network, ramp in parts]
         self._shares = [0.0] * len(parts)
 
-    def before(self, step: int) -> None:
-        """To be called before each step: prune where the ramp rises, and hold the zeros."""
-        for i, ((network, ramp), masks) in enumerate(zip(self._parts, self._masks)):
-            share = ramp.share(step, self._steps) if ramp is not None else 0.0
-            if ramp is not None and share != self._shares[i]:
-                prune_magnitude(network, ramp, share)
-            if masks is not None:
-                if share != self._shares[i] or not self._started:  # a resumed run has read its weights by now
-                    masks.renew()
-                masks.hold()
-            self._shares[i] = share
-        self._started = True
+    def begin(self) -> None:
+        """The zeros of now are the ones to hold."""
+        for masks in filter(None, self._masks):
+            masks.renew()
 
-    def hold(self, networks: list[nn.Module]) -> None:
+    def before(self, step: int) -> None:
+        """Prune where the ramp rises."""
+        for i, ((network, ramp), masks) in enumerate(zip(self._parts, self._masks)):
+            if ramp is None or masks is None or (share := ramp.share(step, self._steps)) == self._shares[i]:
+                continue
+            prune_magnitude(network, ramp, share)
+            masks.renew()
+            self._shares[i] = share
+
+    def after(self) -> None:
+        """Set to zero again what the optimizer's momentum moved."""
+        for masks in filter(None, self._masks):
+            masks.hold()
+
+    def given_to(self, networks: list[nn.Module]) -> None:
         """Give other networks of the same build the zeros: averages still remember what was pruned late."""
-        if not self._started:  # a finished run started again: the last step moved what was pruned, by a trace
-            self.before(self._steps)
         for shared, other in zip(self._shared, networks):
             shared.hold(other)
         for (own, _), masks, other in zip(self._parts, self._masks, networks):
             if masks is None:
                 continue
-            masks.hold()
             with torch.no_grad():
                 for layer, target in zip(weight_layers(own).values(), weight_layers(other).values()):
                     target.weight.mul_(layer.weight != 0)
 
 
 def begun_loop(model: nn.Module, recipe: Any, what: str, folder: Path, starts: list[Network],
-               teachers: list[Network | None], compute: Compute) -> Loop:
+               teachers: list[Network | None], compute: Compute, pruning: Pruning) -> Loop:
     """The loop of a finetuning run, resumed if its folder holds one of the same recipe and the same weights."""
     loop = Loop(model, recipe.loop, folder, {
         "kind": f"finetune {what}", **to_mapping(recipe), "start": [fingerprint(network) for network in starts],
         "teacher": [fingerprint(network) for network in teachers if network is not None],
-        **compute.description})
+        **compute.description}, pruning)
     loop.resume()
     return loop
 

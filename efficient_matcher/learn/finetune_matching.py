@@ -52,16 +52,15 @@ def finetune_superglue(
     teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
     config = SuperGlueTraining(network=student.config, views=recipe.views)
-    loop = begun_loop(student, recipe, "superglue", folder, [start], [teacher], compute)
+    loop = begun_loop(student, recipe, "superglue", folder, [start], [teacher], compute, pruning)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
-        pruning.before(loop.step)
         rng = np.random.default_rng([recipe.loop.seed, batch_index])
         batch = compute.moved(draw_pairs(views, recipe.pairs, recipe.keypoints, rng))
         return matching_loss(student, batch, config, recipe.task, teacher, batch, recipe.distill, compute)
 
     averaged = loop.run(step)
-    pruning.hold([averaged])
+    pruning.given_to([averaged])
     return averaged.eval().cpu(), loop.seconds / 3600
 
 
@@ -83,11 +82,10 @@ def finetune_both(
     views = ViewConfig(width=recipe.pairs.width, height=recipe.pairs.height)
     matching = SuperGlueTraining(network=superglue.config, views=views)
     labels = labels if labels is not None else no_labels(images)
-    loop = begun_loop(pair, recipe, "both", folder, [superpoint, superglue], list(teachers or ()), compute)
+    loop = begun_loop(pair, recipe, "both", folder, [superpoint, superglue], list(teachers or ()), compute, pruning)
     dense, dense_matcher = [network.to(compute.device) for network in teachers] if teachers else (None, None)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
-        pruning.before(loop.step)
         batch = compute.moved(pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index,
                                          with_clean=dense is not None))
         outputs = compute.run(superpoint, batch.images.contiguous(memory_format=torch.channels_last))
@@ -104,7 +102,7 @@ def finetune_both(
 
     averaged = loop.run(step)
     networks = averaged.extractor.network, averaged.matcher
-    pruning.hold(list(networks))
+    pruning.given_to(list(networks))
     return networks[0].eval().cpu(), networks[1].eval().cpu(), loop.seconds / 3600
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -28,6 +28,19 @@ from efficient_matcher.stopping import StopSignals
 
 # From the number of the batch (steps times processes) to its loss and the parts worth logging.
 StepFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
+
+
+class Constraint(Protocol):
+    """What holds for the weights whatever the optimizer does, such as zeros that stay zero."""
+
+    def begin(self) -> None:
+        """Take the weights as they are, which a resumed run has read by now."""
+
+    def before(self, step: int) -> None:
+        """Called before each step."""
+
+    def after(self) -> None:
+        """Called after each of the optimizer's steps, before the weights are averaged or saved."""
 
 
 class TrainingError(MatcherError):
@@ -53,8 +66,10 @@ class LoopConfig:
 class Loop:
     """Runs a step function from where the folder's checkpoint left off."""
 
-    def __init__(self, model: nn.Module, config: LoopConfig, folder: Path, description: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, config: LoopConfig, folder: Path, description: dict[str, Any],
+                 constraint: Constraint | None = None) -> None:
         """description: the settings that must agree for a checkpoint to be resumed."""
+        self._constraint = constraint
         self.model, self.config, self.folder = model, config, Path(folder)
         # Buffers are copied, not averaged: of a first running variance of 1 a hundredth is left after 2,000 steps,
         # which is more than the variance of an image between 0 and 1.
@@ -98,6 +113,8 @@ class Loop:
         KeyboardInterrupt. Raises TrainingError on a NaN loss, leaving the last checkpoint as it was.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._constraint is not None:
+            self._constraint.begin()
         saved = time.monotonic()
         with self._logging(), _progress() as progress, StopSignals() as stop:
             task = progress.add_task("training", total=self.config.steps, completed=self.step, figures="")
@@ -139,6 +156,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * world_size() + rank())
+        if self._constraint is not None:
+            self._constraint.before(self.step)
         loss, parts = step_function(self.step * world_size() + rank())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -148,6 +167,8 @@ class Loop:
                                 "lower the learning rate and resume from the checkpoint")
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
+        if self._constraint is not None:
+            self._constraint.after()
         self.average.update_parameters(self.model)
         self.step += 1
         self.seconds += time.monotonic() - started
