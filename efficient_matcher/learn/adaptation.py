@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.labels import LabelConfig, label_image
 from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.superpoint import CELL, SuperPoint, score_map
+from efficient_matcher.learn.weights import fingerprint
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AdaptedLabeller:
     def __init__(self, network: SuperPoint, config: AdaptationConfig = AdaptationConfig(),
                  compute: Compute = Compute()) -> None:
         self.config, self._device = config, compute.device
-        self.name = f"adapted {_fingerprint(network, config)[:12]}"
+        self.name = f"adapted {_key(network, config)[:12]}"
         self.in_process = compute.device.type != "cpu"
         self._network = network.eval().to(compute.device, memory_format=torch.channels_last)
 
@@ -67,8 +67,5 @@ def _network_size(width: int, height: int, long_side_px: int) -> tuple[int, int]
     return tuple(max(CELL, int(side * scale) // CELL * CELL) for side in (width, height))
 
 
-def _fingerprint(network: SuperPoint, config: Any) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(config)).encode())
-    for tensor in network.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _key(network: SuperPoint, config: AdaptationConfig) -> str:
+    return hashlib.sha256(json.dumps([asdict(config), fingerprint(network)]).encode()).hexdigest()

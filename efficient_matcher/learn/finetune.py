@@ -6,7 +6,6 @@ the given weights, made narrower if the recipe says so; zeros of a pruned networ
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss
 from efficient_matcher.learn.training import Loop, LoopConfig
 from efficient_matcher.learn.views import ViewConfig
+from efficient_matcher.learn.weights import fingerprint
 
 WithoutLoss = Literal["frobenius", "random"]  # criteria that need no gradients
 Labels = Sequence[NDArray[np.float32]]
@@ -204,12 +204,3 @@ def begun_loop(model: nn.Module, recipe: Any, what: str, folder: Path, starts: l
         **compute.description}, pruning)
     loop.resume()
     return loop
-
-
-def fingerprint(network: nn.Module) -> str:
-    """SHA-256 of a network's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -20,9 +20,8 @@ from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.superglue import SuperGlue
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
 from efficient_matcher.learn.train_superglue import (
-    MatchBatch, SuperGlueTraining, batch_tokens, draw_pairs, superglue_loss)
+    MatchBatch, SuperGlueTraining, assignment, batch_tokens, draw_pairs, superglue_loss)
 from efficient_matcher.learn.train_superpoint import Learner
-from efficient_matcher.learn.transport import sinkhorn
 from efficient_matcher.learn.views import ViewConfig, ViewSet
 
 BORDER_PX = 4
@@ -116,12 +115,13 @@ def matching_loss(
     """
     size = (config.views.width, config.views.height)
     tokens = compute.run(batch_tokens, student, batch, size)
-    loss, parts = superglue_loss(student, batch, config, tokens)
+    assigned = assignment(student, tokens[-1], config)
+    loss, parts = superglue_loss(student, batch, config, tokens, assigned)
     total = task * loss
     if teacher is not None and taught is not None and distill:
         with torch.no_grad():
-            target = _assignment(teacher.eval(), compute.run(batch_tokens, teacher, taught, size), config)
-        divergence = assignment_distillation(_assignment(student, tokens, config), target)
+            target = assignment(teacher.eval(), compute.run(batch_tokens, teacher, taught, size)[-1], config)
+        divergence = assignment_distillation(assigned, target)
         total, parts = total + distill * divergence, {**parts, "distilled_assignment": divergence.item()}
     return total, parts
 
@@ -152,7 +152,3 @@ def as_batch(features: tuple[Tensor, Tensor, Tensor], H_0to1: Tensor) -> MatchBa
     """Features of 2B views, first all views 0, as a batch of pairs."""
     (keypoints0, keypoints1), (scores0, scores1), (own, other) = (part.chunk(2) for part in features)
     return MatchBatch(keypoints0, scores0, own, keypoints1, scores1, other, H_0to1)
-
-
-def _assignment(network: SuperGlue, tokens: list[tuple[Tensor, Tensor]], config: SuperGlueTraining) -> Tensor:
-    return sinkhorn(network.similarity(*tokens[-1]), network.bin_score, config.transport_iterations)

@@ -18,7 +18,7 @@ from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superglue import MatchBatch, Moved
-from efficient_matcher.learn.views import extract, fingerprint, gather_parts
+from efficient_matcher.learn.views import extract, features_key, gather_parts
 from efficient_matcher.scenes.depth import DepthView, transfer
 from efficient_matcher.scenes.views import LEVELS, draw_views
 
@@ -78,7 +78,7 @@ def gather_scene_views(
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> SceneViewSet:
     """Views of scenes papered with the images: each process makes its part in `folder`, then reads those of all."""
-    key = fingerprint(network, images, config, seed)
+    key = features_key(network, images, config, seed)
     return gather_parts(SceneViewSet, folder, "scenes", key, lambda part, parts: extract_scene_views(
         network, images, config, seed, part, parts, progress))
 

@@ -134,33 +134,39 @@ def batch_tokens(network: SuperGlue, batch: MatchBatch, size: tuple[int, int]) -
 
 def superglue_loss(
     network: SuperGlue, batch: MatchBatch, config: SuperGlueTraining,
-    tokens: list[tuple[Tensor, Tensor]] | None = None,
+    tokens: list[tuple[Tensor, Tensor]] | None = None, assigned: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Negative log-likelihood of the true assignment (SuperGlue, equation 10), and figures for the log.
 
     The two kinds weigh 1 and `unmatched_weight` however many keypoints there are of each. Besides the last
-    pair of layers one random earlier pair is asked for its assignment. tokens: of the batch, where they are known.
+    pair of layers one random earlier pair is asked for its assignment. tokens: of the batch, and assigned: the
+    assignment after the last pair, where they are known.
     """
     size = (config.views.width, config.views.height)
     tokens = tokens or batch_tokens(network, batch, size)
     truth = ground_truth(batch, config.match_px, config.no_match_px, size)
-    loss, figures = _assignment_loss(network, tokens[-1], truth, config)
+    assigned = assignment(network, tokens[-1], config) if assigned is None else assigned
+    loss, figures = _assignment_loss(assigned, truth, config)
     if len(tokens) > 1 and config.early_weight:
         early = int(torch.randint(len(tokens) - 1, ()))
-        early_loss, _ = _assignment_loss(network, tokens[early], truth, config)
+        early_loss, _ = _assignment_loss(assignment(network, tokens[early], config), truth, config)
         loss = loss + config.early_weight * early_loss
         figures["early"] = early_loss.item()
     return loss, figures
 
 
+def assignment(network: SuperGlue, tokens: tuple[Tensor, Tensor], config: SuperGlueTraining) -> Tensor:
+    """Log assignment [B,N+1,M+1] of the tokens after a pair of layers."""
+    return sinkhorn(network.similarity(*tokens), network.bin_score, config.transport_iterations)
+
+
 def _assignment_loss(
-    network: SuperGlue, tokens: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor, Tensor], config: SuperGlueTraining
+    assigned: Tensor, truth: tuple[Tensor, Tensor, Tensor], config: SuperGlueTraining
 ) -> tuple[Tensor, dict[str, float]]:
     matched, alone0, alone1 = truth
-    assignment = sinkhorn(network.similarity(*tokens), network.bin_score, config.transport_iterations)
-    inner = assignment[:, :-1, :-1]
+    inner = assigned[:, :-1, :-1]
     match_loss = -inner[matched].sum() / matched.sum().clamp(min=1)
-    alone = torch.cat([assignment[:, :-1, -1][alone0], assignment[:, -1, :-1][alone1]])
+    alone = torch.cat([assigned[:, :-1, -1][alone0], assigned[:, -1, :-1][alone1]])
     alone_loss = -alone.sum() / max(1, len(alone))
     precision, recall = _precision_recall(inner.detach(), matched)
     return match_loss + config.unmatched_weight * alone_loss, {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +18,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography
@@ -28,6 +30,7 @@ from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
 from efficient_matcher.learn.tiles import tiled_view
+from efficient_matcher.learn.weights import fingerprint
 
 Set = TypeVar("Set")
 MILD = HomographyRange(perspective=0.0001, rotation_deg=5.0, scale=(0.9, 1.2), translation=0.05)
@@ -85,7 +88,7 @@ def gather_views(
 
     A part is made again only when the network, the images or the settings are others.
     """
-    key = fingerprint(network, images, config, seed)
+    key = features_key(network, images, config, seed)
     return gather_parts(ViewSet, folder, "views", key, lambda part, parts: extract_views(
         network, images, config, seed, part, parts, progress))
 
@@ -93,26 +96,30 @@ def gather_views(
 def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Callable[[int, int], Set]) -> Set:
     """What `make(part, parts)` gives in all processes, joined; each keeps its part in `folder` under the key.
 
-    kind: a dataclass of tensors that are joined along their first axis.
+    kind: a dataclass of tensors that are joined along their first axis. Raises MatcherError naming the file when it
+    cannot be written.
     """
     paths = [folder / f"{name}-{part}-of-{world_size()}.safetensors" for part in range(world_size())]
     own = paths[rank()]
     if not own.exists() or _key_of(own) != key:
         part = make(rank(), world_size())
         partial = own.with_suffix(".partial")
-        save_file({f.name: getattr(part, f.name).contiguous() for f in fields(kind)}, partial, {"key": key})
-        partial.replace(own)
+        try:
+            save_file({f.name: getattr(part, f.name).contiguous() for f in fields(kind)}, partial, {"key": key})
+            partial.replace(own)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise MatcherError(f"{own}: cannot be written ({str(error).splitlines()[0]})") from None
     wait_for_all()
     parts = [load_file(path) for path in paths]
     return kind(*(torch.cat([part[f.name] for part in parts]) for f in fields(kind)))
 
 
-def fingerprint(network: SuperPoint, images: ImageSet, config: Any, seed: int) -> str:
+def features_key(network: SuperPoint, images: ImageSet, config: Any, seed: int) -> str:
     """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config and the seed."""
-    digest = hashlib.sha256(json.dumps([asdict(config), seed, images.names]).encode())
-    for tensor in network.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    parts = [asdict(config), seed, images.names, fingerprint(network)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _key_of(path: Path) -> str | None:

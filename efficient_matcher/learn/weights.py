@@ -7,6 +7,7 @@ with `weights_only=True`, so that it cannot run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,15 @@ def save_weights(path: Path | str, network: SuperPoint | SuperGlue, notes: Mappi
                 "notes": json.dumps(plain(dict(notes or {})))}
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     write_bytes_atomic(path, save(tensors, metadata))
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's tensors and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_superpoint(path: Path | str, config: SuperPointConfig | None = None) -> SuperPoint:
@@ -103,7 +113,7 @@ def _load(path: Path, architecture: str, config: Any) -> Any:
 def _config(path: Path, config_class: Any, values: dict[str, Any]) -> Any:
     try:
         return config_class.from_dict(values)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(f"{path}: its config does not fit: {error}") from None
 
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.keypoints import warp_points
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
@@ -109,6 +110,14 @@ def test_views_are_kept_until_the_extractor_changes(extractor: SuperPoint, image
     other = SuperPoint(extractor.config).eval()
     gather_views(other, images, VIEWS, 0, tmp_path, lambda done, of: made.append(done))
     assert made == [1, 2, 1, 2]
+
+
+def test_views_that_cannot_be_written_are_one_line_and_leave_nothing(extractor: SuperPoint, images: ImageSet,
+                                                                     tmp_path: Path) -> None:
+    (tmp_path / "views-0-of-1.partial").mkdir()  # what a full disk is to the writer: an OSError
+    with pytest.raises(MatcherError, match=r"views-0-of-1\.safetensors: cannot be written") as caught:
+        gather_views(extractor, images, VIEWS, 0, tmp_path)
+    assert "\n" not in str(caught.value) and not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_turn_of_a_portrait_becomes_a_shear_in_a_squeezed_view() -> None:
