@@ -106,7 +106,6 @@ def _eight_bits(options: LinearOptions, recipe: Any, superpoint: Any, images: li
 
     from efficient_matcher.core.bundle import EXTRACTOR_NAME
     from efficient_matcher.learn.export import extractor_parity
-    from efficient_matcher.learn.qdq import answering_in_bytes
     from efficient_matcher.learn.quantize import quantize
     from efficient_matcher.learn.range_picture import range_picture
     told: dict[str, Any] = {}
@@ -116,7 +115,7 @@ def _eight_bits(options: LinearOptions, recipe: Any, superpoint: Any, images: li
         with _progress(name) as on_step:
             result = quantize(model, images, recipe, _notes_file(options.out, name), on_step, first)
         first = first or result
-        onnx.save(answering_in_bytes(result.model), str(folder / name))
+        onnx.save(result.model, str(folder / name))
         told[name] = _told(result)
         if options.picture is not None and name == EXTRACTOR_NAME:
             write_bytes_atomic(options.picture, range_picture(model, result.histograms, result.ranges))

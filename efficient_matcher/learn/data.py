@@ -18,7 +18,7 @@ from torch import Tensor
 from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography, warp
-from efficient_matcher.learn.tiles import tiled_view
+from efficient_matcher.learn.tiles import random_part, tiled_view
 from efficient_matcher.sources.image_sets import read_images
 
 MINIMUM_SIDE_PX = 64
@@ -130,15 +130,9 @@ def _crop(
     height, width = image.shape
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels * np.float32([-1, 1, 1]) + np.float32([width - 1, 0, 0])
-    crop_w, crop_h = _crop_size(width, height, config, rng)
-    x0, y0 = rng.integers(0, width - crop_w + 1), rng.integers(0, height - crop_h + 1)
-    part = np.ascontiguousarray(image[y0 : y0 + crop_h, x0 : x0 + crop_w])
-    shrinks = crop_w > config.width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    view = cv2.resize(part, (config.width, config.height), interpolation=interpolation)
-    scale = np.float32([config.width / crop_w, config.height / crop_h])
-    points = (labels[:, :2] - np.float32([x0, y0]) + 0.5) * scale - 0.5
-    return view, _inside(np.column_stack([points, labels[:, 2]]), config), (crop_h, crop_w)
+    part = _crop_size(width, height, config, rng)
+    view, points = random_part(image, labels, part, (config.width, config.height), rng)
+    return view, _inside(points, config), part[::-1]
 
 
 def _crop_size(width: int, height: int, config: PairConfig, rng: np.random.Generator) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from efficient_matcher.errors import MatcherError, RecipeError
 from efficient_matcher.learn.bit_search import D, Measured, choose, digest, largest_share
 from efficient_matcher.learn.calibrate import (METHODS, Histogram, Range, chosen_range, histograms, observed_tensors,
                                                with_outputs)
-from efficient_matcher.learn.qdq import layers_of, quantized
+from efficient_matcher.learn.qdq import answering_in_bytes, layers_of, quantized
 from efficient_matcher.learn.recipe import setting
 
 FOUND_PX = 3.0  # a keypoint further from all others is lost
@@ -145,7 +145,7 @@ def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe
         return {**_ranges(seen, method, recipe), **(_shared_ranges(seen, like) if like else {})}
 
     def graph(method: str, chosen: Sequence[str]) -> onnx.ModelProto:
-        return quantized(model, ranges(method), chosen)
+        return answering_in_bytes(quantized(model, ranges(method), chosen))
 
     def damage(method: str, chosen: Sequence[str]) -> Damage:
         on_step(f"{method}, {len(chosen)} layers")

@@ -43,9 +43,20 @@ def _shrunken_part(
     most = min(width / size[0], height / size[1])
     shrink = min(rng.uniform(*SHRINK), most)
     part_w, part_h = min(width, round(size[0] * shrink)), min(height, round(size[1] * shrink))
+    view, points = random_part(image, labels, (part_w, part_h), size, rng)
+    seen = ((points[:, :2] >= 0) & (points[:, :2] <= np.float32(size) - 1)).all(axis=1)
+    return view, points[seen]
+
+
+def random_part(
+    image: NDArray[np.uint8], labels: NDArray[np.float32], part: tuple[int, int], size: tuple[int, int],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A part of the image, its own (w, h) given, from anywhere in it and brought to `size` (w, h); all labels [N,3],
+    (x, y, share), where they lie then, be it outside."""
+    (part_w, part_h), (height, width) = part, image.shape
     x0, y0 = rng.integers(0, width - part_w + 1), rng.integers(0, height - part_h + 1)
-    part = image[y0 : y0 + part_h, x0 : x0 + part_w]
-    view = cv2.resize(part, size, interpolation=cv2.INTER_AREA if shrink > 1 else cv2.INTER_LINEAR)
+    cut = np.ascontiguousarray(image[y0 : y0 + part_h, x0 : x0 + part_w])
+    view = cv2.resize(cut, size, interpolation=cv2.INTER_AREA if part_w > size[0] else cv2.INTER_LINEAR)
     points = (labels[:, :2] - np.float32([x0, y0]) + 0.5) * np.float32([size[0] / part_w, size[1] / part_h]) - 0.5
-    seen = ((points >= 0) & (points <= np.float32(size) - 1)).all(axis=1)
-    return view, np.column_stack([points, labels[:, 2]])[seen]
+    return view, np.column_stack([points, labels[:, 2]])
