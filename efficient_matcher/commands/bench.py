@@ -24,11 +24,11 @@ from efficient_matcher.evaluate.motion import moving_view
 from efficient_matcher.files import write_json
 from efficient_matcher.records import Frame
 from efficient_matcher.ros.messages import model_hash
+from efficient_matcher.sources.image_sets import is_bag
 from efficient_matcher.sources.images import read_frames
 
 FRAME_COUNT = 40
 BUSY_SHARE = 0.5  # of the threads kept busy by others: more makes figures worthless
-BAG_SUFFIXES = (".bag", ".mcap", ".db3")
 LIBRARIES = ("numpy", "opencv-python-headless", "opencv-python", "onnxruntime", "openvino", "torch")
 
 
@@ -68,7 +68,7 @@ def _frames(source: Path | None, topic: str | None, config: Config) -> list[NDAr
 
 
 def _read(source: Path, topic: str | None, config: Config) -> Iterator[Frame]:
-    if source.suffix not in BAG_SUFFIXES and not (source / "metadata.yaml").is_file():
+    if not is_bag(source):
         yield from read_frames(source, config.input)
         return
     from efficient_matcher.sources.bags import ImageBag

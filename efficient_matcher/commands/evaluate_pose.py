@@ -23,6 +23,7 @@ from efficient_matcher.evaluate.pose_pairs import BagPairs, known_levels, listed
 from efficient_matcher.files import write_json
 from efficient_matcher.scenes.views import LEVELS
 from efficient_matcher.sources.bags import ImageBag
+from efficient_matcher.sources.image_sets import BAG_SUFFIXES
 from efficient_matcher.sources.poses import read_pose_list
 
 COLUMNS = ("AUC@5", "@10", "@20", "median deg", "precision", "right of 3 px", "matching score", "matches", "no pose")
@@ -92,7 +93,7 @@ def _pairs(options: EvaluatePoseOptions, stack: ExitStack,
 
 
 def _is_bag(path: Path) -> bool:
-    return path.is_dir() or path.suffix in (".bag", ".db3", ".mcap")
+    return path.is_dir() or path.suffix in BAG_SUFFIXES
 
 
 def _said(skipped: Counter[str]) -> str:

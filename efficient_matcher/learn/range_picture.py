@@ -36,7 +36,8 @@ def range_picture(model: onnx.ModelProto, histograms: Mapping[str, Histogram], r
         next(panels).axis("off")
     for name, values in weights.items():
         panel = next(panels)
-        panel.hist(values, bins=128, range=(-1, 1), color=WEIGHTS, log=True)
+        if len(values):  # else all is pruned, and an empty histogram has no logarithm
+            panel.hist(values, bins=128, range=(-1, 1), color=WEIGHTS, log=True)
         _labelled(panel, f"{name}, over the channel's largest")
     for panel in panels:
         panel.axis("off")

@@ -45,7 +45,7 @@ def open_images(source: Path | str, topic: str | None = None) -> ImageSource:
     source = Path(source)
     if not source.exists():
         raise SourceError(f"{source}: no such folder or file")
-    if _is_bag(source):
+    if is_bag(source):
         return _Bag(source, topic)
     if topic is not None:
         raise SourceError(f"{source}: a topic belongs to a bag, and this is none")
@@ -185,7 +185,8 @@ class _Bag:
         return f"{self._topic}/{index:06d}"
 
 
-def _is_bag(source: Path) -> bool:
+def is_bag(source: Path) -> bool:
+    """Whether a file is a bag by its name, or a folder one by what is in it, whatever the folder is called."""
     if source.is_file():
         return source.suffix in BAG_SUFFIXES
     return (source / "metadata.yaml").exists() and any(

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
-from efficient_matcher.commands.bench import run
+from efficient_matcher.commands.bench import _read, run
 from efficient_matcher.config import Config
 from efficient_matcher.errors import BundleError, ConfigError, SourceError
 from efficient_matcher.evaluate.motion import moving_view
@@ -44,6 +45,14 @@ def test_missing_bundle_is_found_before_anything_runs() -> None:
 def test_folder_without_images(config: Config, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no images"):
         run(config=config, images=tmp_path)
+
+
+def test_a_folder_of_images_may_be_called_like_a_bag(config: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "drive.bag"
+    folder.mkdir()
+    for index in range(2):
+        cv2.imwrite(str(folder / f"{index}.png"), np.full((32, 40), 50 * index, np.uint8))
+    assert [frame.image.shape for frame in _read(folder, None, config)] == [(240, 320)] * 2
 
 
 def test_unknown_rival(config: Config) -> None:
