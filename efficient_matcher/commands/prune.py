@@ -104,18 +104,18 @@ def _recipe(options: PruneOptions, networks: Mapping[str, Any]) -> Any:
 
 def _overrides(options: PruneOptions, method: str, network: Any) -> dict[str, Any]:
     """Fields of one network's part of the recipe that the options set."""
-    from efficient_matcher.learn.channels import sizes
+    from efficient_matcher.learn.channels import limits
     fields = {"magnitude": ("ratio", "scope"), "channel": ("ratio", "target_macs", "target_latency_ms")}[method]
     found = {key: getattr(options, key) for key in fields if getattr(options, key) is not None}
-    own = {name: size for name, size in options.sizes.items() if name in sizes(network)}
+    own = {name: size for name, size in options.sizes.items() if name in limits(network)}
     if own and method == "channel":
         found["sizes"] = own
     return found
 
 
 def _known_sizes(options: PruneOptions, networks: Mapping[str, Any]) -> None:
-    from efficient_matcher.learn.channels import sizes
-    known = [name for network in networks.values() for name in sizes(network)]
+    from efficient_matcher.learn.channels import limits
+    known = [name for network in networks.values() for name in limits(network)]
     for name in options.sizes:
         if name not in known:
             raise RecipeError(f"unknown layer '{name}' (known: {', '.join(known)})")

@@ -3,7 +3,7 @@
 What can be made narrower has a name, as recipes use it:
 - SuperPoint: `1a` .. `4b`, `Pa`, `Da` (outputs of those convolutions), `location` (width of the location branch);
 - SuperGlue: `gnn.<i>.hidden` (of a layer's MLP), `gnn.<i>.heads`, `kenc.<i>` (keypoint encoder), `pairs` (of one
-  self and one cross layer);
+  self and one cross layer), `keys` (keypoints of an image that attention reads, the best ones; no weight leaves);
 - both at once, `narrow_pair`: the width of the descriptors.
 Which tensors go together is torch-pruning's dependency graph; the criteria are its own too.
 """
@@ -11,6 +11,7 @@ Which tensors go together is torch-pruning's dependency graph; the criteria are 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from efficient_matcher.learn.superpoint import ENCODER, SuperPoint
 
 Criterion = Literal["frobenius", "taylor", "random"]
 Network = SuperPoint | SuperGlue
-PAIRS = "pairs"
+PAIRS, KEYS = "pairs", "keys"
 
 
 class PruneError(MatcherError):
@@ -46,6 +47,12 @@ def sizes(network: Network) -> dict[str, int]:
     return {**found, PAIRS: network.config.layers} if isinstance(network, SuperGlue) else found
 
 
+def limits(network: Network) -> dict[str, int]:
+    """The largest size of all that `narrow` takes: `sizes`, and the keys that a SuperGlue's attention reads."""
+    own = {KEYS: network.config.keys or sys.maxsize} if isinstance(network, SuperGlue) else {}
+    return {**sizes(network), **own}
+
+
 def narrow(network: Network, targets: Mapping[str, int], criterion: Criterion = "frobenius", seed: int = 0) -> Network:
     """A copy with the named sizes, the least important units gone; the network itself is left alone.
 
@@ -53,6 +60,9 @@ def narrow(network: Network, targets: Mapping[str, int], criterion: Criterion = 
     gradients of a backward pass on `network`), random (with `seed`). Raises PruneError.
     """
     check_targets(network, targets)
+    if isinstance(network, SuperGlue) and KEYS in targets:
+        network = _with_keys(network, targets[KEYS])
+        targets = {name: size for name, size in targets.items() if name != KEYS}
     if all(size == sizes(network)[name] for name, size in targets.items()):
         return _copied(network)
     _check_gradients(network, criterion)
@@ -97,9 +107,9 @@ def narrow_pair(superpoint: SuperPoint, superglue: SuperGlue, descriptor_dim: in
 
 def check_targets(network: Network, targets: Mapping[str, int]) -> None:
     """Raise PruneError naming the first part that is unknown or a size that cannot be; also for a folded network."""
-    if targets:
+    if set(targets) - {KEYS}:
         _check_unfolded(network)
-    known = sizes(network)
+    known = limits(network)
     for name, size in targets.items():
         if name not in known:
             raise PruneError(f"unknown layer '{name}' (known: {', '.join(known)})")
@@ -220,6 +230,15 @@ def _copied(network: Network) -> Network:
     for own, other in zip(twin.parameters(), network.parameters()):  # without one, the loss does not depend on it
         own.grad = torch.zeros_like(own) if other.grad is None else other.grad.clone()
     return twin
+
+
+def _with_keys(network: SuperGlue, count: int) -> SuperGlue:
+    """A copy whose attention reads the first `count` keypoints alone."""
+    network = _copied(network)
+    network.config = replace(network.config, keys=count)
+    for layer in network.gnn.layers:
+        layer.attn.keys = count
+    return network
 
 
 def _without_pairs(network: SuperGlue, count: int, criterion: Criterion, seed: int) -> SuperGlue:

@@ -23,13 +23,14 @@ def superpoint_macs(config: SuperPointConfig, size: tuple[int, int] = IMAGE_SIZE
 
 def superglue_macs(config: SuperGlueConfig, keypoints: int = KEYPOINTS) -> int:
     """Of two images of `keypoints` each, as `matcher_graph.py` lays the network out, all layers run."""
-    dim, tokens = config.descriptor_dim, 2 * keypoints
+    dim, tokens, keys, per_key = config.descriptor_dim, 2 * keypoints, min(config.keys or keypoints, keypoints), 0
     widths = (3, *config.keypoint_encoder, dim)
     per_token = sum(inputs * outputs for inputs, outputs in zip(widths[:-1], widths[1:])) + dim * dim
     for heads, depth, hidden in config.layer_sizes():
         inner = heads * depth
-        per_token += 3 * dim * inner + 2 * inner * keypoints + (dim + inner) * hidden + hidden * dim
-    return per_token * tokens + dim * keypoints * keypoints
+        per_token += dim * inner + 2 * inner * keys + (dim + inner) * hidden + hidden * dim
+        per_key += 2 * dim * inner
+    return per_token * tokens + per_key * 2 * keys + dim * keypoints * keypoints
 
 
 def _kernel(config: SuperPointConfig, name: str) -> int:

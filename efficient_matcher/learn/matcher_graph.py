@@ -3,6 +3,7 @@
 Equal to the trained network up to rounding, with less to compute:
 - tokens [N,C] without a batch, heads contiguous: the interleaved channels are sorted in the weights;
 - 1/sqrt(d) of the attention is in the query, 1/sqrt(D) of the similarity in the final projection;
+- of an image's tokens only the first `keys` become keys and values, where the network says so;
 - a key's bias adds the same to all scores of a query, which the softmax ignores, and a value's bias
   comes out of the attention unchanged: neither is computed;
 - the attention's merge is linear into a linear layer, so that layer takes it over, as it does the batch norm.
@@ -64,7 +65,7 @@ class _Propagation:
 
     def __init__(self, index: int, layer: AttentionalPropagation) -> None:
         self.index = index
-        self.heads = layer.attn.heads
+        self.heads, self.keys = layer.attn.heads, layer.attn.keys
         self.query, self.key, self.value, merge, merge_bias = sorted_heads(layer.attn)
         weight, bias = _matrix(layer.mlp[0])
         own, message = weight.split([weight.shape[1] - len(merge), len(merge)], dim=1)
@@ -77,6 +78,9 @@ class _Propagation:
         weights, name = f"gnn.{self.index}", f"gnn.{self.index}/{image}"
         query = graph.linear(f"{name}/query", x, *self.query, f"{weights}.query")
         query = self._per_head(graph, f"{name}/query", query)
+        if self.keys:
+            source = graph.add("Slice", f"{name}/source", source, graph.shape(0), graph.shape(self.keys),
+                               graph.shape(0))
         key = graph.linear(f"{name}/key", source, self.key, None, f"{weights}.key")
         key = self._per_head(graph, f"{name}/key", key, columns=True)
         value = graph.linear(f"{name}/value", source, self.value, None, f"{weights}.value")

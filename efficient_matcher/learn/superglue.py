@@ -5,7 +5,7 @@ Networks", 2020; equation numbers are those of the paper. At its defaults the ne
 published one, key names and weight shapes of the official checkpoints included; the optimal
 transport that follows it is in `transport.py`.
 
-Conventions: features are tokens [B,N,C]. Weights keep the shape [out,in,1] of the published 1x1
+Conventions: features are tokens [B,N,C], the best keypoints first. Weights keep the shape [out,in,1] of the published 1x1
 convolutions but are applied as matrix products, which on a CPU are several times faster. Heads are
 interleaved as in the published weights: channel = d * heads + h.
 """
@@ -37,6 +37,7 @@ class SuperGlueConfig:
     head_dim: int = 0  # channels of a head; 0: descriptor_dim / heads
     layer_heads: tuple[int, ...] = ()  # heads of each of the 2 * layers layers; empty: `heads` in all
     layer_hidden: tuple[int, ...] = ()  # hidden width of each layer's MLP; empty: 2 * descriptor_dim in all
+    keys: int = 0  # attention reads only so many of an image's keypoints, the first, which are the best; 0: all
     folded: bool = False  # no batch norms, no `merge`: the layers next to them have taken them over (see fold.py)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,12 +108,13 @@ class KeypointEncoder(nn.Module):
 class MultiHeadedAttention(nn.Module):
     """Message to each token from the tokens of a source (equations 4 and 5)."""
 
-    def __init__(self, dim: int, heads: int, depth: int = 0, folded: bool = False) -> None:
-        """depth: channels of a head, dim / heads if not given. folded: messages [B,N,heads * depth], head by head."""
+    def __init__(self, dim: int, heads: int, depth: int = 0, folded: bool = False, keys: int = 0) -> None:
+        """depth: channels of a head, dim / heads if not given. folded: messages [B,N,heads * depth], head by head.
+        keys: of the source's tokens that are read, 0 for all."""
         super().__init__()
         if not depth and dim % heads:
             raise ValueError(f"descriptor_dim {dim} is not a multiple of heads {heads}")
-        self.heads, depth = heads, depth or dim // heads
+        self.heads, self.keys, depth = heads, keys, depth or dim // heads
         self.merge = None if folded else TokenLinear(heads * depth, dim)
         self.proj = nn.ModuleList(TokenLinear(dim, heads * depth) for _ in range(3))
 
@@ -125,6 +127,7 @@ class MultiHeadedAttention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """Tokens [B,N,C] and their source [B,M,C] -> messages [B,N,C]."""
+        source = source[:, :self.keys] if self.keys else source
         query, key, value = (self._project(layer, y) for layer, y in zip(self.proj, (x, source, source)))
         # Plain products: the backward pass of the fused attention is slow on CPUs.
         weights = (query / math.sqrt(query.shape[-1]) @ key.transpose(2, 3)).softmax(dim=-1)
@@ -138,9 +141,9 @@ class MultiHeadedAttention(nn.Module):
 class AttentionalPropagation(nn.Module):
     """One layer's update of the tokens from the message (equation 3)."""
 
-    def __init__(self, dim: int, heads: int, depth: int, hidden: int, folded: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, depth: int, hidden: int, folded: bool = False, keys: int = 0) -> None:
         super().__init__()
-        self.attn = MultiHeadedAttention(dim, heads, depth, folded)
+        self.attn = MultiHeadedAttention(dim, heads, depth, folded, keys)
         self.mlp = mlp((dim + (heads * depth if folded else dim), hidden, dim), folded)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
@@ -151,9 +154,9 @@ class AttentionalPropagation(nn.Module):
 class AttentionalGNN(nn.Module):
     """Layers 0, 2, 4.. attend within an image, layers 1, 3, 5.. to the other image."""
 
-    def __init__(self, dim: int, sizes: list[tuple[int, int, int]], folded: bool = False) -> None:
+    def __init__(self, dim: int, sizes: list[tuple[int, int, int]], folded: bool = False, keys: int = 0) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(AttentionalPropagation(dim, *own, folded) for own in sizes)
+        self.layers = nn.ModuleList(AttentionalPropagation(dim, *own, folded, keys) for own in sizes)
 
     def forward(self, x0: Tensor, x1: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Tokens [B,N,C], [B,M,C] -> the same shapes, after each pair of a self and a cross layer."""
@@ -184,7 +187,7 @@ class SuperGlue(nn.Module):
         super().__init__()
         self.config = config = config or SuperGlueConfig()
         self.kenc = KeypointEncoder(config.descriptor_dim, config.keypoint_encoder, config.folded)
-        self.gnn = AttentionalGNN(config.descriptor_dim, config.layer_sizes(), config.folded)
+        self.gnn = AttentionalGNN(config.descriptor_dim, config.layer_sizes(), config.folded, config.keys)
         self.final_proj = TokenLinear(config.descriptor_dim, config.descriptor_dim)
         self.bin_score = nn.Parameter(torch.tensor(1.0))
         if config.residual_init:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_heads_and_hidden_units_that_do_nothing_leave_without_a_trace() -> None:
         assert torch.allclose(small(*features()), expected, atol=1e-5)
     assert small.config.layer_heads == (4, 3, 4, 4) and small.config.layer_hidden == (32, 17, 32, 32)
     assert small.gnn.layers[1].attn.merge.weight.shape == (16, 12, 1)
+
+
+def test_fewer_keys_leave_every_weight() -> None:
+    network = matcher()
+    fewer = narrow(network, {"keys": 3})
+    assert fewer.config == replace(network.config, keys=3) and network.config.keys == 0
+    assert all(torch.equal(own, other) for own, other in zip(fewer.parameters(), network.parameters(), strict=True))
+    assert not torch.allclose(fewer(*features()), network(*features()), atol=1e-4)
+    assert narrow(fewer, {"keys": 2, "pairs": 1}).config.keys == 2
+    with pytest.raises(PruneError, match="keys: 4 is more than the 3 there are"):
+        narrow(fewer, {"keys": 4})
 
 
 def test_a_pair_of_layers_that_adds_nothing_leaves_without_a_trace() -> None:

@@ -24,9 +24,9 @@ from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig  # noqa
 from efficient_matcher.records import Features  # noqa: E402
 
 
-def network(pairs: int = 3, seed: int = 0) -> SuperGlue:
+def network(pairs: int = 3, seed: int = 0, keys: int = 0) -> SuperGlue:
     torch.manual_seed(seed)
-    return SuperGlue(SuperGlueConfig(descriptor_dim=16, keypoint_encoder=(8, 16), layers=pairs, heads=4)).eval()
+    return SuperGlue(SuperGlueConfig(descriptor_dim=16, keypoint_encoder=(8, 16), layers=pairs, heads=4, keys=keys)).eval()
 
 
 def save(stages: dict[str, onnx.ModelProto], folder: Path) -> list[Path]:
@@ -42,9 +42,9 @@ def features(count: int, seed: int) -> Features:
                     (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), (640, 480))
 
 
-@pytest.mark.parametrize("pairs", [1, 2, 4])
-def test_every_depth_equals_the_network(tmp_path: Path, pairs: int) -> None:
-    own = network(pairs)
+@pytest.mark.parametrize(("pairs", "keys"), [(1, 0), (2, 10), (4, 0)])
+def test_every_depth_equals_the_network(tmp_path: Path, pairs: int, keys: int) -> None:
+    own = network(pairs, keys=keys)
     paths = save(matcher_stages(matcher_model(own)), tmp_path)
     assert len(paths) == pairs + 2
     differences = stages_parity(paths, own, ((20, 30), (1, 7), (1, 1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -148,3 +150,26 @@ def test_keypoints_are_centred_and_scaled_by_the_longer_side() -> None:
     corners = torch.tensor([[320.0, 240.0], [0.0, 0.0], [640.0, 480.0]])
     expected = torch.tensor([[0.0, 0.0], [-320 / 448, -240 / 448], [320 / 448, 240 / 448]])
     torch.testing.assert_close(normalize_keypoints(corners, 640, 480), expected)
+
+
+def test_keypoints_after_the_keys_are_matched_but_never_attended_to() -> None:
+    torch.manual_seed(0)
+    network = SuperGlue(replace(SMALL, keys=6)).eval()
+    points, scores, descriptors = features(9)
+    others = features(7, seed=1)
+    similarity = network(points, scores, descriptors, *others)
+    changed = descriptors.clone()
+    changed[:, 8] = descriptors[:, 0]
+    apart = (network(points, scores, changed, *others) - similarity).abs().amax(dim=(0, 2))
+    assert bool((apart[:8] == 0).all()) and apart[8] > 1e-3
+    changed = descriptors.clone()
+    changed[:, 5] = descriptors[:, 0]
+    assert bool(((network(points, scores, changed, *others) - similarity).abs().amax(dim=(0, 2)) > 0).all())
+
+
+def test_as_many_keys_as_keypoints_change_nothing() -> None:
+    torch.manual_seed(0)
+    network = SuperGlue(SMALL).eval()
+    limited = SuperGlue(replace(SMALL, keys=9)).eval()
+    limited.load_state_dict(network.state_dict())
+    assert torch.equal(network(*features(9), *features(7, seed=1)), limited(*features(9), *features(7, seed=1)))

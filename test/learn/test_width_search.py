@@ -58,8 +58,9 @@ def test_macs_are_those_of_the_exported_graphs() -> None:
     for width in (0, 12):
         halved = with_half_stem(small, width=width)
         assert superpoint_macs(halved.config, (64, 48)) == counted(extractor_model(halved), {"H": 48, "W": 64})
-    glue = narrow(matcher(), {"gnn.1.heads": 2, "gnn.2.hidden": 9})
-    assert superglue_macs(glue.config, 20) == counted(matcher_model(glue), {"N": 20, "M": 20})
+    for keys in ({}, {"keys": 12}):
+        glue = narrow(matcher(), {"gnn.1.heads": 2, "gnn.2.hidden": 9, **keys})
+        assert superglue_macs(glue.config, 20) == counted(matcher_model(glue), {"N": 20, "M": 20})
 
 
 @pytest.mark.parametrize("make", [extractor, matcher])
