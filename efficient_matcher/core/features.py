@@ -91,12 +91,10 @@ def _peaks(score_map: NDArray[np.float32], config: ExtractConfig) -> NDArray[np.
     """Flat indices of the pixels that are the best within the radius, best first; of equal ones in raster order."""
     least = np.float32(max(config.score_threshold, np.finfo(np.float32).tiny))  # a score of zero is never a keypoint
     radius, (height, width) = config.nms_radius_px, score_map.shape
-    bar = least
-    if radius:
-        bar = _dilated(score_map, radius)
-        np.maximum(bar, least, out=bar)
-    sites = np.flatnonzero(score_map >= bar)
-    sites = sites[np.argsort(-score_map.ravel()[sites], kind="stable")]
+    sites = np.flatnonzero(score_map >= (_dilated(score_map, radius) if radius else least))
+    scores = score_map.ravel()[sites]
+    sites, scores = sites[scores >= least], scores[scores >= least]  # of few; a second pass over the map would cost more
+    sites = sites[np.argsort(-scores, kind="stable")]
     if radius:
         sites = _first_of_ties(score_map, sites, radius)
     y, x = np.divmod(sites, width)
