@@ -30,8 +30,8 @@ def run(
 
     pairs: list file; images: their folder, by default `images` beside it. methods: of `evaluate.candidates.METHODS`.
     bundles: those compared, by default the config's one. variant: clean, hard or both. limit: only the first so many
-    pairs. json: report file; summary: without what came of each single pair. worst: so many of each method's worst pairs are explained, and drawn in the folder
-    `pictures`. Raises MatcherError.
+    pairs. json: report file; summary: without what came of each single pair. worst: so many of each method's worst
+    pairs are explained, and drawn in the folder `pictures`. Raises MatcherError.
     """
     check_choice("variant", [variant], (*VARIANTS, "both"))
     variants = VARIANTS if variant == "both" else (variant,)

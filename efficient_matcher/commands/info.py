@@ -20,7 +20,8 @@ def run(bundle: str, json: Path | None = None) -> dict[str, Any]:
     loaded = load_bundle(bundle)
     sizes = _sizes(loaded.card, loaded.path)
     report = {"bundle": str(loaded.path), "card": asdict(loaded.card), "bytes": sizes,
-              "total_bytes": sum(sizes.values()), "variants": {kind: path.name for kind, path in loaded.variants.items()}}
+              "total_bytes": sum(sizes.values()),
+              "variants": {kind: path.name for kind, path in loaded.variants.items()}}
     if json is not None:
         write_json(json, report)
     print_table("bundle, its files as the card says", card_rows(loaded.card, loaded.path))

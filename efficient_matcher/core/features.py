@@ -2,8 +2,9 @@
 
 The extractor answers with `scores` [1,H,W], the keypoint probability of every pixel, and
 `descriptors` [1,H/8,W/8,D], unnormalised, one per cell of 8x8 pixels, channels last; floats, or
-bytes of any scale of which BYTE_ZERO stands for zero. Everything here happens in pixels of the frame (x right, y down, centres at integers); input-image pixels come
-last. Ties are broken by raster order, so the same maps always give the same keypoints.
+bytes of any scale of which BYTE_ZERO stands for zero. Everything here happens in pixels of the
+frame (x right, y down, centres at integers); input-image pixels come last. Ties are broken by
+raster order, so the same maps always give the same keypoints.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def _peaks(score_map: NDArray[np.float32], config: ExtractConfig) -> NDArray[np.
     radius, (height, width) = config.nms_radius_px, score_map.shape
     sites = np.flatnonzero(score_map >= (_dilated(score_map, radius) if radius else least))
     scores = score_map.ravel()[sites]
-    sites, scores = sites[scores >= least], scores[scores >= least]  # of few; a second pass over the map would cost more
+    high = scores >= least  # of few sites; another pass over the whole map would cost more
+    sites, scores = sites[high], scores[high]
     sites = sites[np.argsort(-scores, kind="stable")]
     if radius:
         sites = _first_of_ties(score_map, sites, radius)

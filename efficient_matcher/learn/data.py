@@ -63,7 +63,7 @@ class PairConfig:
     height: int = 192
     pairs: int = 4  # per step and process
     labels_per_view: int = 160
-    own_proportions: float = 0.5  # share of the crops that keep the image's proportions, as the benchmark's squeeze does
+    own_proportions: float = 0.5  # share of the crops that keep the image's proportions, as the benchmark does
     tiled: float = 0.0  # share of the views put together from four shrunken images; see tiles.py
     minimum_share: float = 0.4  # of the warps that must have found a label point
     warp: HomographyRange = TRAINING

@@ -70,8 +70,8 @@ def squeezed_homography(
 ) -> NDArray[np.float64]:
     """A homography [3,3] of an image of shape (h, w, ..) in its own proportions, for a view resized to `size` (w, h).
 
-    as_published: drawn by `benchmark_homography`, else by `random_homography`. A camera turns in its own frame; once the image is squeezed to the network's size the turn has
-    become a shear, and the benchmark's pairs are of that kind.
+    as_published: drawn by `benchmark_homography`, else by `random_homography`. A camera turns in its own frame; once
+    the image is squeezed to the network's size the turn has become a shear, and the benchmark's pairs are of that kind.
     """
     grow = REFERENCE_WIDTH / max(shape[:2])
     width, height = round(shape[1] * grow), round(shape[0] * grow)

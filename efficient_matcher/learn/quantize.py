@@ -87,8 +87,11 @@ class Damage:
 
 @dataclass(frozen=True)
 class Quantized(Generic[D]):
-    """A graph, and how it came about; D says what fewer bits do to its answers. alone: damage of each layer quantized by itself; empty if none had to be
-    measured. methods: damage of all layers together, by calibration."""
+    """A graph, and how it came about; D says what fewer bits do to its answers.
+
+    alone: damage of each layer quantized by itself; empty if none had to be measured. methods: damage of all layers
+    together, by calibration.
+    """
 
     model: onnx.ModelProto
     calibration: str

@@ -17,8 +17,8 @@ from efficient_matcher.learn.superpoint import SuperPoint
 def with_half_stem(network: SuperPoint, seed: int = 0, width: int = 0) -> SuperPoint:
     """A network with `half_stem`, to be trained: what fits is copied, the rest is new.
 
-    width: of 1a and 1b, in place of three layers as wide as they were; 0 keeps all widths. The 8-bit kernels take hardly
-    longer for 32 outputs than for 16, so two wide layers before 2b see more and cost less than three narrow ones.
+    width: of 1a and 1b, in place of three layers as wide as they were; 0 keeps all widths. The 8-bit kernels take
+    hardly longer for 32 outputs than for 16, so two wide layers before 2b see more and cost less than three narrow.
     """
     torch.manual_seed(seed)
     widths = (width, width, 0, *network.config.widths[3:]) if width else network.config.widths

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,22 +26,12 @@ from efficient_matcher.learn.onnx_graph import fold_batch_norm  # noqa: E402
 from efficient_matcher.learn.superglue import MultiHeadedAttention, SuperGlue, SuperGlueConfig  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 
+Trained = Callable[[Any], Any]
 SIZES = ((48, 64), (40, 88))
 COUNTS = ((20, 30), (1, 7))
 POINT = SuperPointConfig((4, 4, 8, 8, 8, 8, 16, 16), 8, 8, 16, batch_norm=True, location_width=4)
 GLUE = SuperGlueConfig(descriptor_dim=16, keypoint_encoder=(8, 16), layers=2, heads=4)
 CARD = CardFields(name="small", licence="Apache-2.0", training={"seed": 0})
-
-
-def trained(network: nn.Module) -> nn.Module:
-    """The network with every parameter and running statistic unlike its initial value."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                noise = torch.rand(value.shape, generator=generator)
-                value.add_(noise if name.endswith("running_var") else 0.4 * (noise - 0.5))
-    return network.eval()
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +43,14 @@ def small_parity(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("config", [
     POINT, SuperPointConfig((4,) * 8, 8, 8, 16), SuperPointConfig((4,) * 8, 8, 8, 16, location_width=4),
     SuperPointConfig((4,) * 8, 8, 8, 16, batch_norm=True)])
-def test_extractor_graph_equals_its_network(config: SuperPointConfig) -> None:
+def test_extractor_graph_equals_its_network(trained: Trained, config: SuperPointConfig) -> None:
     network = trained(SuperPoint(config))
     differences = extractor_parity(extractor_model(network), network)
     assert set(differences) == {"scores", "descriptors"}
     assert max(differences.values()) < 1e-5
 
 
-def test_matcher_graph_equals_its_network() -> None:
+def test_matcher_graph_equals_its_network(trained: Trained) -> None:
     network = trained(SuperGlue(GLUE))
     differences = matcher_parity(matcher_model(network), network)
     assert set(differences) == {"similarity", "dustbin"}
@@ -90,7 +82,7 @@ def test_graphs_are_readable_by_old_runtimes_and_hold_no_shape_arithmetic() -> N
         assert len({node.name for node in model.graph.node}) == len(model.graph.node)
 
 
-def test_parity_check_notices_a_changed_weight() -> None:
+def test_parity_check_notices_a_changed_weight(trained: Trained) -> None:
     network = trained(SuperPoint(POINT))
     model = extractor_model(network)
     with torch.no_grad():
@@ -102,7 +94,8 @@ def test_parity_check_notices_a_changed_weight() -> None:
 @pytest.mark.parametrize(("layer", "norm", "x"), [
     (nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), torch.randn(2, 3, 6, 7)),
     (nn.Linear(3, 5), nn.BatchNorm1d(5), torch.randn(9, 3))])
-def test_folded_batch_norm_equals_the_two_layers(layer: nn.Module, norm: nn.Module, x: torch.Tensor) -> None:
+def test_folded_batch_norm_equals_the_two_layers(trained: Trained, layer: nn.Module, norm: nn.Module,
+                                                 x: torch.Tensor) -> None:
     layer, norm = trained(layer).double(), trained(norm).double()
     weight, bias = fold_batch_norm(layer.weight, layer.bias, norm)
     apply = F.conv2d if weight.dim() == 4 else F.linear
@@ -136,7 +129,7 @@ def test_block_convolution_equals_convolution_and_shuffle(shuffle: int) -> None:
     assert not cells[:, 64].any()
 
 
-def test_bundle_is_complete_and_its_card_checked(tmp_path: Path) -> None:
+def test_bundle_is_complete_and_its_card_checked(trained: Trained, tmp_path: Path) -> None:
     card = write_bundle(tmp_path / "small", trained(SuperPoint(POINT)), trained(SuperGlue(GLUE)), CARD)
     bundle = load_bundle(tmp_path / "small")
     assert bundle.card == card
@@ -149,7 +142,7 @@ def test_bundle_is_complete_and_its_card_checked(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_bundle_runs_in_the_pipeline(tmp_path: Path, textured_image: np.ndarray) -> None:
+def test_bundle_runs_in_the_pipeline(trained: Trained, tmp_path: Path, textured_image: np.ndarray) -> None:
     from efficient_matcher import Matcher
     network = SuperGlue(SuperGlueConfig(16, (8, 16), 1, 4, residual_init=True))
     write_bundle(tmp_path / "small", trained(SuperPoint(POINT)), network, CARD)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,18 +17,8 @@ from efficient_matcher.learn.export import extractor_parity  # noqa: E402
 from efficient_matcher.learn.extractor_phases import Size, grouped_convolution, phased_extractor_model  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 
+Trained = Callable[[Any], Any]
 SIZES = ((48, 64), (40, 88))
-
-
-def trained(network: nn.Module) -> nn.Module:
-    """The network with every parameter and running statistic unlike its initial value."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                noise = torch.rand(value.shape, generator=generator)
-                value.add_(noise if name.endswith("running_var") else 0.4 * (noise - 0.5))
-    return network.eval()
 
 
 @pytest.mark.parametrize("config", [
@@ -33,7 +26,7 @@ def trained(network: nn.Module) -> nn.Module:
     SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
     SuperPointConfig((4, 5, 0, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
     SuperPointConfig((4,) * 8, 8, 8, 16)])
-def test_phased_graph_equals_its_network(config: SuperPointConfig) -> None:
+def test_phased_graph_equals_its_network(trained: Trained, config: SuperPointConfig) -> None:
     network = trained(SuperPoint(config))
     assert max(extractor_parity(phased_extractor_model(network), network, SIZES).values()) < 1e-5
 
