@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def test_the_page_holds_what_was_measured_and_names_what_is_missing(folder: Path
     assert "Small &lt;and&gt; fast" in html and html.count("<table>") == 3 and "src=" not in html
     for _, columns, rows in tables(report["rows"]):
         assert all(len(row) == len(columns) for row in rows)
+
+
+def test_both_fits_stand_in_their_columns(folder: Path) -> None:
+    row = run(options(folder))["rows"][0]
+    row["accuracy"]["hard"] = {"auc": {"5": 1.04, "10": 2.0, "25": 3.0}, "auc_own_fit": {"5": 4.0, "10": 5.0, "25": 6.0},
+                               "precision": 7.0, "recall": None}
+    _, columns, [cells] = tables([row])[2]
+    assert dict(zip(columns, cells)) == {"": "dense", "AUC@5": "1.0", "AUC@10": "2.0", "AUC@25": "3.0", "own fit @5": "4.0",
+                                         "@10": "5.0", "@25": "6.0", "precision": "7.0", "recall": "-"}
 
 
 def test_missing_rows_are_made_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +176,9 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)
               for title, found in counts.items()}
     assert shares["dense"] > 0.9 and max(shares[title] for title in shares if "fine-grained" in title) < 0.5
+    again = next(row for row in given.rows if row.title == "fine-grained, SuperGlue only")
+    shutil.rmtree(again.bundle)  # as if stopped before the last line: the training before it is done, and goes on
+    make_rows([again], tmp_path)
+    sizes = [sum(entry.nonzero for entry in counts[again.title]), sum(
+        count(Path(again.bundle) / name).nonzero for name in load_bundle(again.bundle).card.files if "matcher" in name)]
+    assert sizes[0] == sizes[1]
