@@ -50,6 +50,10 @@ class SuperPointFinetuning:
     keep_zeros: bool = True
     keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
 
+    def __post_init__(self) -> None:
+        if self.stem_width and not self.half_stem:
+            raise ValueError("stem_width is that of a half stem; set half_stem as well")
+
 
 @dataclass(frozen=True)
 class SuperGlueFinetuning:

@@ -73,3 +73,11 @@ def test_the_deployed_graph_equals_the_network(halved: SuperPoint, tmp_path: obj
         logits, coarse = halved(torch.from_numpy(image).float() / 255)
     np.testing.assert_allclose(deployed["scores"], score_map(logits).numpy(), atol=2e-5)
     np.testing.assert_allclose(deployed["descriptors"], coarse.permute(0, 2, 3, 1).numpy(), atol=2e-4)
+
+
+def test_a_stem_width_without_a_half_stem_is_refused_in_one_line() -> None:
+    from efficient_matcher.errors import RecipeError
+    from efficient_matcher.learn.finetune import SuperPointFinetuning
+    from efficient_matcher.learn.recipe import from_mapping
+    with pytest.raises(RecipeError, match="^stem_width is that of a half stem; set half_stem as well$"):
+        from_mapping({"stem_width": 8}, SuperPointFinetuning)
