@@ -159,6 +159,17 @@ def train_all(
         topic=topic, data=data, device=device.value, precision=precision.value, json=json))
 
 
+@train.command()
+def curves(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, of `train` or of `finetune`.")],
+    out: Annotated[Optional[Path], typer.Option(
+        "--out", metavar="PNG", help="The picture. [dim]default: curves.png in the run[/dim]")] = None,
+) -> None:
+    """Draw the log of a run: each loss and figure over its steps."""
+    from efficient_matcher.commands import curves as command
+    command.run(folder, out)
+
+
 def export(
     superpoint: Annotated[Path, typer.Option("--superpoint", metavar="WEIGHTS", help="safetensors or official .pth.")],
     superglue: Annotated[Path, typer.Option("--superglue", metavar="WEIGHTS", help="safetensors or official .pth.")],
