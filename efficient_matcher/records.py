@@ -37,7 +37,8 @@ class Frame:
 class Features:
     """Keypoints of one image: keypoints [N,2] float32, scores [N] float32, descriptors [N,D] float32 unit rows.
 
-    image_size: (width, height) of the input image, which the matcher needs to normalise positions.
+    Best first, as a matcher network may attend to the first ones alone. image_size: (width, height) of the input
+    image, which the matcher needs to normalise positions.
     """
 
     keypoints: NDArray[np.float32]
