@@ -1,4 +1,4 @@
-"""The weights that ship, on photographs they were not trained on: that they are the right ones and in the right form."""
+"""The weights that ship, on photographs they were not trained on: they are the right ones, in the right form."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_bytes_atomic
+from efficient_matcher.learn.log import NAME
 
-LOG_NAME = "log.jsonl"  # of learn/log.py, which needs torch
 COLUMNS = 4
 SMOOTHED_OVER = 15  # entries; single steps are noise
 FAINT, CLEAR = "#b8c4d0", "#0072B2"
@@ -26,7 +26,7 @@ def run(folder: Path, out: Path | None = None) -> Path:
     Raises MatcherError: no log, or nothing in it.
     """
     import matplotlib  # noqa: F401  # missing, it should be told before anything else
-    curves = read_log(folder / LOG_NAME)
+    curves = read_log(folder / NAME)
     steps, hours = int(curves["step"][-1]), curves["seconds"][-1] / 3600
     out = out or folder / "curves.png"
     write_bytes_atomic(out, plot_curves(curves, f"{folder.resolve().name}: {steps:,} steps, {hours:.1f} hours"))

@@ -26,7 +26,7 @@ from efficient_matcher.learn.recipe import setting, to_mapping
 from efficient_matcher.learn.stem import with_half_stem
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss
-from efficient_matcher.learn.training import Loop, LoopConfig
+from efficient_matcher.learn.training import Constraint, Loop, LoopConfig
 from efficient_matcher.learn.views import ViewConfig
 from efficient_matcher.learn.weights import fingerprint
 
@@ -157,8 +157,8 @@ def no_labels(images: ImageSet) -> Labels:
     return [np.zeros((0, 3), np.float32)] * len(images)
 
 
-class Pruning:
-    """Masks and ramps of the networks of one run: the `Constraint` of its loop."""
+class Pruning(Constraint):
+    """Masks and ramps of the networks of one run."""
 
     def __init__(self, parts: list[tuple[Network, Ramp | None]], keep_zeros: bool, steps: int,
                  keep_codebooks: bool = False) -> None:

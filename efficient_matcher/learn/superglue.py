@@ -5,9 +5,9 @@ Networks", 2020; equation numbers are those of the paper. At its defaults the ne
 published one, key names and weight shapes of the official checkpoints included; the optimal
 transport that follows it is in `transport.py`.
 
-Conventions: features are tokens [B,N,C], the best keypoints first. Weights keep the shape [out,in,1] of the published 1x1
-convolutions but are applied as matrix products, which on a CPU are several times faster. Heads are
-interleaved as in the published weights: channel = d * heads + h.
+Conventions: features are tokens [B,N,C], the best keypoints first. Weights keep the shape [out,in,1]
+of the published 1x1 convolutions but are applied as matrix products, which on a CPU are several
+times faster. Heads are interleaved as in the published weights: channel = d * heads + h.
 """
 
 from __future__ import annotations

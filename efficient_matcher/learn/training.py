@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -30,8 +30,8 @@ from efficient_matcher.stopping import StopSignals
 StepFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
-class Constraint(Protocol):
-    """What holds for the weights whatever the optimizer does, such as zeros that stay zero."""
+class Constraint:
+    """What holds for the weights whatever the optimizer does, such as zeros that stay zero; here nothing."""
 
     def begin(self) -> None:
         """Take the weights as they are, which a resumed run has read by now."""
@@ -67,7 +67,7 @@ class Loop:
     """Runs a step function from where the folder's checkpoint left off."""
 
     def __init__(self, model: nn.Module, config: LoopConfig, folder: Path, description: dict[str, Any],
-                 constraint: Constraint | None = None) -> None:
+                 constraint: Constraint = Constraint()) -> None:
         """description: the settings that must agree for a checkpoint to be resumed."""
         self._constraint = constraint
         self.model, self.config, self.folder = model, config, Path(folder)
@@ -113,8 +113,7 @@ class Loop:
         KeyboardInterrupt. Raises TrainingError on a NaN loss, leaving the last checkpoint as it was.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._constraint is not None:
-            self._constraint.begin()
+        self._constraint.begin()
         saved = time.monotonic()
         with self._logging(), _progress() as progress, StopSignals() as stop:
             task = progress.add_task("training", total=self.config.steps, completed=self.step, figures="")
@@ -156,8 +155,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * world_size() + rank())
-        if self._constraint is not None:
-            self._constraint.before(self.step)
+        self._constraint.before(self.step)
         loss, parts = step_function(self.step * world_size() + rank())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -167,8 +165,7 @@ class Loop:
                                 "lower the learning rate and resume from the checkpoint")
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        if self._constraint is not None:
-            self._constraint.after()
+        self._constraint.after()
         self.average.update_parameters(self.model)
         self.step += 1
         self.seconds += time.monotonic() - started

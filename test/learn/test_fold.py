@@ -79,7 +79,8 @@ def test_the_graph_of_a_folded_superpoint_is_that_of_the_original(trained: Train
 @pytest.mark.parametrize("config", GLUES)
 def test_the_graph_holds_as_many_zeros_as_the_pruned_networks(trained: Trained, config: SuperGlueConfig) -> None:
     recipe = MagnitudeRecipe(superpoint=MagnitudePruning(0.5), superglue=MagnitudePruning(0.8))
-    point, glue = prune_networks(trained(SuperPoint(replace(POINT, location_width=0))), trained(SuperGlue(config)), recipe)
+    extractor = trained(SuperPoint(replace(POINT, location_width=0)))
+    point, glue = prune_networks(extractor, trained(SuperGlue(config)), recipe)
     for model, network in ((extractor_model(point), point), (matcher_model(glue), glue)):
         weights = [value for name, value in constants(model).items() if name.endswith(".weight")]
         zeros = sum(int((layer.weight == 0).sum()) for layer in weight_layers(network).values())

@@ -26,7 +26,8 @@ from efficient_matcher.records import Features  # noqa: E402
 
 def network(pairs: int = 3, seed: int = 0, keys: int = 0) -> SuperGlue:
     torch.manual_seed(seed)
-    return SuperGlue(SuperGlueConfig(descriptor_dim=16, keypoint_encoder=(8, 16), layers=pairs, heads=4, keys=keys)).eval()
+    config = SuperGlueConfig(descriptor_dim=16, keypoint_encoder=(8, 16), layers=pairs, heads=4, keys=keys)
+    return SuperGlue(config).eval()
 
 
 def save(stages: dict[str, onnx.ModelProto], folder: Path) -> list[Path]:
