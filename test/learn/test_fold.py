@@ -25,7 +25,8 @@ from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # n
 Trained = Callable[[Any], Any]
 POINT = SuperPointConfig((4, 4, 8, 8, 8, 8, 16, 16), 8, 8, 16, batch_norm=True, location_width=4)
 GLUES = [SuperGlueConfig(16, (8, 16), 2, 4), SuperGlueConfig(16, (8,), 1, 2, head_dim=4, layer_heads=(3, 2),
-                                                            layer_hidden=(12, 20))]
+                                                            layer_hidden=(12, 20)),
+         SuperGlueConfig(16, (8,), 1, 2, keys=3)]
 
 
 def inputs(dim: int) -> list[torch.Tensor]:
