@@ -75,6 +75,8 @@ class MatchConfig:
     """Two sets of features to matches."""
 
     score_threshold: float = _setting(0.2, "matches less probable are dropped", minimum=0.0, maximum=1.0)
+    motion_prior: bool = _setting(True, "hold matches against the motion of their neighbours: lookalikes elsewhere are "
+                                  "dropped, likely partners where it points are found")
     transport_iterations: int = _setting(20, "Sinkhorn iterations of the optimal transport at most",
                                          minimum=1, maximum=1000)
     transport_tolerance: float = _setting(0.02, "they end when this share of the mass is misplaced at most",

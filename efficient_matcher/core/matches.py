@@ -1,4 +1,4 @@
-"""Two sets of features to matches: the matcher network, optimal transport, the mutual check.
+"""Two sets of features to matches: the matcher network, optimal transport, the neighbours' motion, the mutual check.
 
 Indices 0 and 1 are the two images; N and M their keypoints.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import MatchConfig
+from efficient_matcher.core.motion_prior import Side, consistent_matches
 from efficient_matcher.core.stages import Network
 from efficient_matcher.core.transport import CERTAIN, OVER_RELAXATION, Assignment, optimal_transport
 from efficient_matcher.records import Features, Matches
@@ -46,9 +47,15 @@ class FeatureMatcher:
                 break
             run.keep(*kept)
             rows = [own[keep] for own, keep in zip(rows, kept)]
-        matches = mutual_matches(assignment, config.score_threshold)
+        matches = self._matches(assignment, *(Side(features.keypoints[own], features.image_size)
+                                              for features, own in zip((features0, features1), rows)))
         indices = np.stack([own[column] for own, column in zip(rows, matches.indices.T)], axis=1)
         return replace(matches, indices=indices), depth
+
+    def _matches(self, assignment: Assignment, side0: Side, side1: Side) -> Matches:
+        if self._config.motion_prior:
+            return consistent_matches(assignment.values, side0, side1, self._config.score_threshold)
+        return mutual_matches(assignment, self._config.score_threshold)
 
     def _asks_at(self, depth: int) -> bool:
         whole, config = self._network.depth, self._config

@@ -1,0 +1,198 @@
+"""The assignment held against the motion of neighbouring matches.
+
+The network says which keypoints look and lie alike; a scene also moves together. Around each keypoint of image 0 the
+likely matches nearby say where it should be in image 1: an affine map, fitted by expectation maximisation, in which
+matches that their neighbours contradict lose their say (as in Ma et al., "Robust point matching via vector field
+consensus", 2014, with local maps in place of one smooth field). By Bayes' rule a partner where the neighbours point
+gains, a lookalike elsewhere loses. Nothing is assumed of the scene as a whole: no plane, no single motion.
+
+N and M are the keypoints of images 0 and 1, C the likely matches; points are [.,2] px.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efficient_matcher.config import GeometryConfig
+from efficient_matcher.core.geometry import rough_homography, warp_points
+from efficient_matcher.records import Matches
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+DIAGONAL_PX = 800.0  # lengths below are of images this large, from corner to corner
+LEAST_LIKELY = 0.05  # mutual matches less probable say nothing of the motion
+LEAST_MATCHES = 8  # fewer say too little
+NEIGHBOURS = 6  # the distance of this one is the reach of a keypoint's neighbourhood
+BEGINNING = GeometryConfig(threshold_px=6.0, min_inliers=LEAST_MATCHES, max_iterations=1000)
+SHARED_PX = 20.0  # a match this near to where that homography puts it shares it
+ELSEWHERE = np.float32(0.01)  # what the others count at first
+SPREADS_PX = (40.0, 20.0)  # of matches about where their neighbours put them, ever stricter
+# and at last: close where the scene is smooth, which brings partners back; half of them far, as at a depth edge, where
+# what the network is sure of must not fall
+CLOSE_PX, FAR_PX = 5.0, 40.0
+LOOKALIKES = 20.0  # how much denser than evenly over the image a wrong partner's places are taken to be
+LEAST_ENTRY = 0.02  # of the assignment; what is smaller does not become a match
+TINY = np.float32(1e-6)
+NOTHING = np.float32(-30)  # as a logarithm; smaller numbers would be too small for a float's full digits, and slow
+UNIT_PX = 80.0  # of coordinates, so that their squares keep their digits
+STIFFNESS = 0.02, 0.3  # of the local maps towards the common one: as such, and for want of neighbours
+
+
+@dataclass(frozen=True)
+class Side:
+    """Keypoints [N,2] of one image, in input-image px, and the image's (width, height)."""
+
+    keypoints: NDArray[np.floating]
+    size: tuple[int, int]
+
+    @property
+    def places(self) -> Floats:
+        """The keypoints as if the image had the diagonal DIAGONAL_PX."""
+        return (self.keypoints * np.float32(DIAGONAL_PX / np.hypot(*self.size))).astype(np.float32)
+
+    @property
+    def area(self) -> float:
+        """Of the image, in the same unit."""
+        return self.size[0] * self.size[1] * DIAGONAL_PX**2 / (self.size[0] ** 2 + self.size[1] ** 2)
+
+
+def consistent_matches(values: Floats, side0: Side, side1: Side, threshold: float) -> Matches:
+    """The mutual matches of an assignment [N+1,M+1] once the neighbours' motion is known, best first.
+
+    The scores are the probabilities after the motion, and at least `threshold`. Without LEAST_MATCHES likely ones
+    they are those of the assignment.
+    """
+    rows, columns, chances = _entries(values)
+    likely = _mutual(rows, columns, chances, LEAST_LIKELY)
+    if len(likely) < LEAST_MATCHES:
+        return _matches(rows, columns, chances, likely[chances[likely] >= threshold])
+    asked, row = _numbered(rows)
+    places0, places1 = side0.places[asked], side1.places[columns]
+    field = _MotionField(places0, row[likely], places1[likely], chances[likely], side1.area)
+    expected, unsure = field.after(SPREADS_PX)
+    apart, area = places1 - expected[row], side1.area
+    near = chances * 0.5 * sum(_density(apart, spread * spread * unsure[row], area) for spread in (CLOSE_PX, FAR_PX))
+    near /= (np.bincount(row, near) + LOOKALIKES * values[asked, -1])[row]
+    return _matches(rows, columns, near, _mutual(rows, columns, near, threshold))
+
+
+class _MotionField:
+    """Where keypoints of image 0 go, by the likely matches among them."""
+
+    def __init__(self, places0: Floats, begins: Indices, places1: Floats, scores: Floats, area: float) -> None:
+        """places0: [Q,2], of keypoints 0. begins: [C], those of the likely matches; places1: [C,2], where these end;
+        scores: [C], how likely. area: of image 1."""
+        self._places0, self._begins, self._places1 = places0, begins, places1
+        self._scores, self._area = scores, area
+        points0 = places0[begins]
+        self._centre1 = places1.mean(0)
+        self._xy = (places0 - points0.mean(0)).T / UNIT_PX
+        (x, y), (u, v) = self._xy[:, begins], (places1 - self._centre1).T
+        self._moments = np.stack([np.ones_like(x), x, y, u, v, x * x, x * y, y * y, u * x, v * x, u * y, v * y])
+        squared = np.subtract.outer(places0[:, 0], points0[:, 0]) ** 2
+        squared += np.subtract.outer(places0[:, 1], points0[:, 1]) ** 2
+        last = min(NEIGHBOURS, len(points0) - 1)
+        reach = np.maximum(np.partition(squared, last, axis=1)[:, last], 1)
+        squared *= (-0.5 / reach)[:, None]
+        squared[begins, np.arange(len(begins))] = NOTHING  # no match has a say on itself
+        self._closeness = cv2.exp(np.maximum(squared.T, NOTHING))  # what each match counts for each keypoint, [C,Q]
+        self._own = np.ascontiguousarray(self._closeness[:, begins])
+        self._slack = STIFFNESS[1] / UNIT_PX**2 * reach
+
+    def after(self, spreads: tuple[float, ...]) -> tuple[Floats, Floats]:
+        """Places [Q,2] in image 1 where the keypoints are expected, and by what factor [Q] the variance about these
+        is larger for want of neighbours.
+
+        spreads: of matches about where their neighbours put them, one round each.
+        """
+        weights = self._begun()
+        common = _slopes(*_spreads(_means(self._moments @ weights[:, None])))
+        for spread in spreads:
+            expected, unsure = self._expected(self._begins, self._own, weights, common)
+            agreeing = self._scores * _density(self._places1 - expected, spread * spread * unsure, self._area)
+            weights = agreeing / (agreeing + LOOKALIKES * (1 - self._scores) + TINY)
+        return self._expected(slice(None), self._closeness, weights, common)
+
+    def _begun(self) -> Floats:
+        """How likely the matches are at first: where most are wrong, those that share one homography are believed.
+        That is no more than a beginning, as each round asks all matches anew."""
+        points0 = self._places0[self._begins]
+        H = rough_homography(points0, self._places1, BEGINNING)
+        if H is None:
+            return self._scores
+        x, y = (warp_points(points0, H) - self._places1).T
+        with np.errstate(invalid="ignore"):  # NaN, beyond the horizon, is not near
+            near = x * x + y * y < SHARED_PX**2
+        if np.count_nonzero(near) < LEAST_MATCHES:
+            return self._scores
+        return self._scores * np.where(near, np.float32(1), ELSEWHERE)
+
+    def _expected(self, keypoints: Indices | slice, closeness: Floats, weights: Floats,
+                  common: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        """Of each keypoint the affine map of its neighbourhood, by weighted least squares and drawn towards the slopes
+        all have in common; written out, as a call for each of so small systems costs more than solving it."""
+        sums = (weights * self._moments) @ closeness
+        mean, support = _means(sums), sums[0] + TINY
+        stiffness = STIFFNESS[0] + self._slack[keypoints] / support
+        along_x, along_y, xx, xy, yy = _spreads(mean)
+        by_x, by_y = _slopes(along_x + stiffness * common[0], along_y + stiffness * common[1],
+                             xx + stiffness, xy, yy + stiffness)
+        apart = self._xy[:, keypoints] - mean[1:3]
+        expected = mean[3:5] + by_x * apart[0] + by_y * apart[1]
+        return expected.T + self._centre1, 1 + 0.5 / support
+
+
+def _means(sums: Floats) -> Floats:
+    """Moments [12,Q] by weight."""
+    return sums / (sums[0] + TINY)
+
+
+def _spreads(mean: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """From mean moments [12,Q] how image 1 varies with x and with y [2,Q], and the variances and covariance [Q]."""
+    x, y, image = mean[1], mean[2], mean[3:5]
+    return (mean[8:10] - image * x, mean[10:12] - image * y,
+            mean[5] - x * x + TINY, mean[6] - x * y, mean[7] - y * y + TINY)
+
+
+def _slopes(along_x: Floats, along_y: Floats, xx: Floats, xy: Floats, yy: Floats) -> tuple[Floats, Floats]:
+    """Along x and along y [2,Q], of two quantities that vary with both by along_x, along_y [2,Q]."""
+    determinant = xx * yy - xy * xy
+    return (along_x * yy - along_y * xy) / determinant, (along_y * xx - along_x * xy) / determinant
+
+
+def _density(apart: Floats, variance: Floats, area: float) -> Floats:
+    """How much denser than evenly over the image partners lie so far [.,2] from where they are expected."""
+    squared = apart[:, 0] ** 2 + apart[:, 1] ** 2
+    return np.exp(np.maximum(squared * (-0.5 / variance), NOTHING)) * (np.float32(area / (2 * np.pi)) / variance)
+
+
+def _entries(values: Floats) -> tuple[Indices, Indices, Floats]:
+    """Rows (ascending), columns and values of the assignment's entries that may become matches."""
+    rows, columns = np.divmod(np.flatnonzero(values.ravel() > LEAST_ENTRY), values.shape[1])
+    inner = (rows < values.shape[0] - 1) & (columns < values.shape[1] - 1)
+    rows, columns = rows[inner], columns[inner]
+    return rows, columns, values[rows, columns]
+
+
+def _numbered(rows: Indices) -> tuple[Indices, Indices]:
+    """The different values of ascending rows, and the number of each row's among them."""
+    first = np.diff(rows, prepend=-1) > 0
+    return rows[first], np.cumsum(first) - 1
+
+
+def _mutual(rows: Indices, columns: Indices, scores: Floats, threshold: float) -> Indices:
+    """Which of the entries, given by row and column, are the best of both and at least `threshold`, best first."""
+    chosen = np.flatnonzero(scores >= threshold)
+    chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+    best = [np.unique(index[chosen], return_index=True)[1] for index in (rows, columns)]
+    return chosen[np.intersect1d(*best, assume_unique=True)]
+
+
+def _matches(rows: Indices, columns: Indices, scores: Floats, which: Indices) -> Matches:
+    indices = np.stack([rows[which], columns[which]], axis=1).astype(np.int32)
+    return Matches(indices, np.minimum(scores[which], 1).astype(np.float32))
