@@ -9,7 +9,9 @@ coder. The SHA-256 of the original is in the file and is checked, so what runs i
 
 header: `sha256` and `bytes` of the original, `rest` (a stream), `tensors`: of each `at` (first byte in the original),
 `dtype`, `count`, `form` (raw, half, codebook), `sparse`, and `streams` in the order `_tensor` reads them. A stream is
-[bytes of content, bytes in the file, coder], the coder being "zlib" (raw deflate) or "lzma" (.xz without check).
+[bytes of content, bytes in the file, coder], the coder being "zlib" (raw deflate) or "lzma" (.xz without check). A
+tensor that stands in a neighbouring file as well, as in another runtime's variant of a network, has `form` shared:
+`like` is [name of that file, first byte in its original], and there are no streams.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +55,36 @@ def is_compressed(path: Path | str) -> bool:
 
 def restored(path: Path | str) -> bytes:
     """The original of a compressed file. Raises BundleError naming the file when it is damaged or cut short."""
+    return _restored(Path(path), neighbours=True)
+
+
+def _restored(path: Path, neighbours: bool) -> bytes:
+    def neighbour(name: str) -> bytes:
+        other = path.with_name(Path(name).name)
+        if not neighbours:
+            raise ValueError(f"{name} shares tensors in turn")
+        return _restored(other, neighbours=False) if is_compressed(other) else other.read_bytes()
+
     try:
-        return unpacked(Path(path).read_bytes())
+        return unpacked(path.read_bytes(), neighbour)
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+        raise BundleError(f"{error.filename}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise BundleError(f"{path}: {error}") from None
 
 
-def unpacked(data: bytes) -> bytes:
-    """The original of compressed `data`. Raises ValueError when it is not whole."""
+def _alone(name: str) -> bytes:
+    raise ValueError(f"needs {name}")
+
+
+def unpacked(data: bytes, neighbour: Callable[[str], bytes] = _alone) -> bytes:
+    """The original of compressed `data`. Raises ValueError when it is not whole.
+
+    neighbour: gives the original of a file it shares tensors with.
+    """
     try:
         header, content = _split(data)
-        original = _assembled(header, content)
+        original = _assembled(header, content, cache(neighbour))
         # Whatever the damage was, this finds it; all else only keeps damage from being a traceback.
         if hashlib.sha256(original).hexdigest() != header["sha256"]:
             raise ValueError("content differs from its SHA-256")
@@ -85,13 +105,13 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     return header, memoryview(data)[start + size:]
 
 
-def _assembled(header: dict[str, Any], content: memoryview) -> bytes:
+def _assembled(header: dict[str, Any], content: memoryview, neighbour: Callable[[str], bytes]) -> bytes:
     read = _reader(content, header["bytes"])
     rest = read(header["rest"])
     pieces, taken, end = [], 0, 0
     for entry in header["tensors"]:
         between = entry["at"] - end
-        values = _tensor(entry, read)
+        values = _shared(entry, neighbour) if entry["form"] == "shared" else _tensor(entry, read)
         pieces += [rest[taken:taken + between], values]
         taken, end = taken + between, entry["at"] + len(values)
     return b"".join([*pieces, rest[taken:]])
@@ -116,6 +136,15 @@ def _reader(content: memoryview, most: int) -> Callable[[list[Any]], bytes]:
         return found
 
     return read
+
+
+def _shared(entry: dict[str, Any], neighbour: Callable[[str], bytes]) -> bytes:
+    name, start = entry["like"]
+    size = entry["count"] * np.dtype(entry["dtype"]).itemsize
+    values = neighbour(name)[start:start + size]
+    if len(values) != size:
+        raise ValueError(f"{name} is shorter than it was")
+    return values
 
 
 def _tensor(entry: dict[str, Any], read: Callable[[list[int]], bytes]) -> bytes:

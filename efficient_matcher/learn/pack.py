@@ -49,11 +49,13 @@ class _Coded:
         return [len(content), len(coded), coder]
 
 
-def packed(model: bytes) -> bytes:
+def packed(model: bytes, like: tuple[str, bytes] | None = None) -> bytes:
     """A serialised ONNX model compressed so that `core.compressed.unpacked` gives it back exactly.
 
-    Raises MatcherError when it is no model, or in the event that it would not come back as it was.
+    like: name and content of a model that will lie beside it and whose tensors it need not hold again. Raises
+    MatcherError when it is no model, or in the event that it would not come back as it was.
     """
+    known = {raw: at for at, raw, _ in _holes(like[1])} if like else {}
     holes = list(_holes(model))
     ends = [0, *(at + len(raw) for at, raw, _ in holes)]
     starts = [*(at for at, _, _ in holes), len(model)]
@@ -61,12 +63,15 @@ def packed(model: bytes) -> bytes:
     coded = _Coded()
     rest_stream = coded.add(rest, "lzma")
     for at, raw, dtype in holes:
-        coded.tensors.append({"at": at, **_coded_tensor(coded, np.frombuffer(raw, dtype))})
+        values = np.frombuffer(raw, dtype)
+        shared = like and raw in known and {"dtype": dtype, "count": len(values), "form": "shared",
+                                            "like": [like[0], known[raw]]}
+        coded.tensors.append({"at": at, **(shared or _coded_tensor(coded, values))})
     header = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model), "rest": rest_stream,
               "tensors": coded.tensors}
     head = _xz(json.dumps(header, separators=(",", ":")).encode())
     data = b"".join([MAGIC, struct.pack("<I", len(head)), head, *coded.streams])
-    if unpacked(data) != model:
+    if unpacked(data, lambda name: like[1] if like else b"") != model:
         raise MatcherError("a compressed model did not come back as it was; please report this")
     return data
 
@@ -103,8 +108,12 @@ def stored_bytes(folder: Path | str) -> int:
 
 
 def _packed_file(path: Path) -> bytes:
+    """A variant of a network for another runtime, FILE_RUNTIME.onnx, shares what it can with FILE.onnx."""
+    main = path.with_name(path.stem.rsplit("_", 1)[0] + path.suffix)
     try:
-        return packed(path.read_bytes())
+        if main == path or not main.is_file():
+            return packed(path.read_bytes())
+        return packed(path.read_bytes(), (main.name, restored(main) if is_compressed(main) else main.read_bytes()))
     except MatcherError as error:
         raise MatcherError(f"{path}: {error}") from None
 

@@ -103,6 +103,36 @@ def test_packing_twice_and_unpacking_in_place(make_bundle: Callable[..., Path], 
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+@pytest.fixture
+def variants(tmp_path: Path) -> tuple[bytes, Path]:
+    """A model for another runtime that shares two tensors with the packed one beside it, and its packed file."""
+    main = model({name: TENSORS[name] for name in ("normal", "sparse", "int8")})
+    other = model({name: TENSORS[name] for name in ("int8", "half", "normal")})
+    (tmp_path / "net.onnx").write_bytes(packed(main))
+    (tmp_path / "net_openvino.onnx").write_bytes(packed(other, ("net.onnx", main)))
+    return other, tmp_path / "net_openvino.onnx"
+
+
+def test_a_variant_holds_only_what_its_neighbour_lacks(variants: tuple[bytes, Path]) -> None:
+    original, path = variants
+    assert restored(path) == original
+    assert path.stat().st_size < coded_bytes(half=TENSORS["half"]) + 200 < len(packed(original)) / 3
+
+
+def test_a_variant_with_another_neighbour_or_none_is_one_line(variants: tuple[bytes, Path]) -> None:
+    _, path = variants
+    main = path.with_name("net.onnx")
+    main.write_bytes(packed(model({"other": TENSORS["wide"]})))
+    with pytest.raises(BundleError, match="^[^\n]*net_openvino.onnx: compressed model is damaged[^\n]*$"):
+        restored(path)
+    main.write_bytes(path.read_bytes())
+    with pytest.raises(BundleError, match="shares tensors in turn"):
+        restored(path)
+    main.unlink()
+    with pytest.raises(BundleError, match="^[^\n]*net.onnx: cannot be read: No such file[^\n]*$"):
+        restored(path)
+
+
 def test_a_folder_of_something_else_is_not_touched(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MatcherError, match="exists and is not a bundle"):
