@@ -16,7 +16,7 @@ def figures(name: str) -> dict:
 
 
 @pytest.mark.parametrize(("method", "fit"), [
-    *((bundle, fit) for bundle in ("default", "fast", "accurate") for fit in ("ransac", "robust", "refined_ransac")),
+    *((bundle, fit) for bundle in ("default", "accurate") for fit in ("ransac", "robust", "refined_ransac")),
     ("sift", "ransac"), ("sift", "robust"), ("orb", "ransac")])
 def test_accuracy(method: str, fit: str) -> None:
     clean, hard = (next(row for row in figures("evaluate")["results"]
@@ -27,7 +27,7 @@ def test_accuracy(method: str, fit: str) -> None:
         assert f"| {clean['precision']:.1f} / {clean['recall']:.1f} (" in README
 
 
-@pytest.mark.parametrize("name", ["bench", "bench-openvino", "bench-fast", "bench-fast-openvino", "bench-accurate"])
+@pytest.mark.parametrize("name", ["bench", "bench-openvino", "bench-accurate"])
 def test_speed(name: str) -> None:
     for report in (figures(name), figures(name)["refined"]):
         times = report["tracked_frame_ms"]

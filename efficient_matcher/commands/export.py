@@ -48,9 +48,18 @@ def card_fields(options: ExportOptions) -> Any:
     from efficient_matcher.learn.weights import read_weights
     files = {"superpoint": options.superpoint, "superglue": options.superglue}
     notes = {part: read_weights(path).notes for part, path in files.items()}
-    training = {part: notes[part].get("training", {"weights": path.name}) for part, path in files.items()}
+    training = {part: _brief(notes[part].get("training", {"weights": path.name})) for part, path in files.items()}
     return CardFields(name=options.name or options.out.resolve().name, training=training,
                       licence=_licence(options, files, notes), measured=_measured(options.measured))
+
+
+def _brief(training: dict[str, Any]) -> dict[str, Any]:
+    """What a weight file says of its training, without the recipes of the runs that it began with: the file keeps those,
+    and a card is read when a node starts."""
+    begun = training.get("begun_with")
+    if not isinstance(begun, dict):
+        return training
+    return {**training, "begun_with": _brief({key: value for key, value in begun.items() if key != "recipe"})}
 
 
 def _measured(path: Path | None) -> dict[str, Any]:

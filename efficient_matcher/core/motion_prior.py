@@ -35,7 +35,7 @@ SPREADS_PX = (40.0, 20.0)  # of matches about where their neighbours put them, e
 # and at last: close where the scene is smooth, which brings partners back; half of them far, as at a depth edge, where
 # what the network is sure of must not fall
 CLOSE_PX, FAR_PX = 5.0, 40.0
-LOOKALIKES = 20.0  # how much denser than evenly over the image a wrong partner's places are taken to be
+LOOKALIKES = 40.0  # how much denser than evenly over the image a wrong partner's places are taken to be
 LEAST_ENTRY = 0.02  # of the assignment; what is smaller does not become a match
 TINY = np.float32(1e-6)
 NOTHING = np.float32(-30)  # as a logarithm; smaller numbers would be too small for a float's full digits, and slow

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from efficient_matcher.learn.calibrate import Range
-from efficient_matcher.learn.qdq import SMALLEST, rounded_with_sums
+from efficient_matcher.learn.qdq import REDUCED, SMALLEST, rounded_with_sums
 
 _WEIGHT = ".weight"
 _BYTES, _FLOATS = "_QuantizeLinear_Output", "_DequantizeLinear_Output"  # what the library appends to a tensor's name
@@ -57,7 +57,7 @@ def quantized_matcher(model: onnx.ModelProto, ranges: Mapping[str, Range], layer
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     kinds = ["MatMul", "Gemm"]
     quantizer = QDQQuantizer(
-        copy, True, False, QuantType.QInt8, QuantType.QUInt8, TensorsData(CalibrationMethod.MinMax, data),
+        copy, True, REDUCED, QuantType.QInt8, QuantType.QUInt8, TensorsData(CalibrationMethod.MinMax, data),
         sorted(nodes), [], kinds, {"ActivationSymmetric": False, "WeightSymmetric": True,
                                    "OpTypesToExcludeOutputQuantization": kinds})
     quantizer.quantize_model()

@@ -1,7 +1,9 @@
 """Graphs in fewer bits: 8-bit convolutions as runtimes fuse them, and weights alone in 16 or 4 bits.
 
 8 bits: quantize and dequantize nodes around each convolution (QDQ), weights signed and symmetric per output channel,
-activations unsigned, biases 32-bit; from these onnxruntime and OpenVINO make integer kernels. 16 bits: weights as
+activations unsigned, biases 32-bit; from these onnxruntime and OpenVINO make integer kernels. Weights use half of their
+range: processors without dot products of bytes (AVX2 alone) add two of them in 16 bits, which would overflow, and a
+bit less is to be stored of each. 16 bits: weights as
 half floats. 4 bits: two weights a byte, a scale per output channel. The last two are made float again while loading.
 """
 
@@ -19,6 +21,8 @@ from efficient_matcher.core.backend import BYTE_ZERO
 from efficient_matcher.learn.calibrate import MOVERS, Range, ranges_everywhere
 
 INNER = (*MOVERS, "Add", "Relu")  # 8-bit where they lie between 8-bit convolutions
+WEIGHT_LEVELS = 64  # on each side of zero
+REDUCED = True  # the library's name for that
 SMALLEST = 256  # elements of a weight that is worth a coding of its own
 
 
@@ -41,7 +45,7 @@ def quantized(model: onnx.ModelProto, ranges: Mapping[str, Range], layers: Colle
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high))
             for name, (low, high) in ranges_everywhere(model, dict(ranges)).items()}
     quantizer = QDQQuantizer(
-        copy, True, False, QuantType.QInt8, QuantType.QUInt8, TensorsData(CalibrationMethod.MinMax, data),
+        copy, True, REDUCED, QuantType.QInt8, QuantType.QUInt8, TensorsData(CalibrationMethod.MinMax, data),
         sorted(nodes), [], ["Conv", *INNER], {"ActivationSymmetric": False, "WeightSymmetric": True})
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -78,7 +82,7 @@ def eight_bit_nodes(model: onnx.ModelProto, layers: Collection[str]) -> set[str]
     return fixed | set(candidates)
 
 
-def rounded_with_sums(values: NDArray[np.float32], most: int = 127) -> NDArray[np.float32]:
+def rounded_with_sums(values: NDArray[np.float32], most: int = WEIGHT_LEVELS) -> NDArray[np.float32]:
     """Weights [out,..] on the grid of their channel, rounded so that each channel's sum is right to half a step.
 
     An image, and a map after a ReLU, is bright all over: with every weight rounded for itself, the error of the sum

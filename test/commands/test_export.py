@@ -39,6 +39,17 @@ def test_weights_become_a_bundle_that_tells_their_origin(tmp_path: Path, capsys:
     assert "superglue" in capsys.readouterr().out
 
 
+def test_the_card_tells_earlier_runs_without_their_recipes(tmp_path: Path) -> None:
+    point, glue = weights(tmp_path)
+    first = {"hours": 1, "recipe": {"steps": 5}}
+    training = {"hours": 2, "recipe": {"steps": 6}, "begun_with": {**first, "begun_with": first}}
+    save_weights(glue, SuperGlue(SuperGlueConfig(descriptor_dim=8, keypoint_encoder=(4,), layers=1, heads=2)),
+                 {"licence": "Apache-2.0", "training": training})
+    command.run(command.ExportOptions(point, glue, tmp_path / "out"))
+    assert load_bundle(tmp_path / "out").card.training["superglue"] == {
+        "hours": 2, "recipe": {"steps": 6}, "begun_with": {"hours": 1, "begun_with": {"hours": 1}}}
+
+
 def test_licence_must_be_known(tmp_path: Path) -> None:
     files = weights(tmp_path, glue_licence=None)
     with pytest.raises(MatcherError, match="glue.safetensors: does not say its licence; give it with --licence"):
