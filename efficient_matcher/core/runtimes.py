@@ -90,7 +90,7 @@ class OpenVino:
         self._lock = threading.Lock()
         model = self._read()
         self.specs = tuple(_openvino_spec(entry) for entry in model.inputs)
-        self.outputs = tuple(entry.any_name for entry in model.outputs)
+        self.outputs = tuple(_openvino_output(entry) for entry in model.outputs)
         self._shapes = {spec.name: spec.filled(exact) for spec in self.specs} if exact else {}
         first = self._compiled(model, self._shapes)
         self._exact, self._any = (first, None) if exact else (None, first)
@@ -160,6 +160,12 @@ class _Requests:
             return [values[index] for index in self._outputs]
         finally:
             self._idle.append(request)
+
+
+def _openvino_output(entry: Any) -> str:
+    """An output's name in the file: where that only repeats a constant, OpenVINO may know the constant's name as well."""
+    name = entry.node.friendly_name.split("/sink_port")[0]
+    return name if name in entry.names else entry.any_name
 
 
 def _checked(path: Path, outputs: Arrays) -> Arrays:

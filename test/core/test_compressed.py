@@ -133,6 +133,21 @@ def test_a_variant_with_another_neighbour_or_none_is_one_line(variants: tuple[by
         restored(path)
 
 
+def test_openvino_names_the_outputs_of_a_packed_model_as_the_file_does(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from efficient_matcher.core.runtimes import OpenVino
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["constant"], ["given"]), helper.make_node("Relu", ["in"], ["out"])], "g",
+        [value("in", 1, [2])], [value("out", 1, [2]), value("given", 1, [])],
+        [numpy_helper.from_array(np.float32(3), "constant")])
+    (tmp_path / "m.onnx").write_bytes(packed(helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()))
+    model = OpenVino(tmp_path / "m.onnx", 1)
+    assert sorted(model.outputs) == ["given", "out"]
+    assert model.run({"in": np.array([-1, 2], np.float32)})["given"] == 3
+
+
 def test_a_folder_of_something_else_is_not_touched(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MatcherError, match="exists and is not a bundle"):
