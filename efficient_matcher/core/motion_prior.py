@@ -27,6 +27,7 @@ Indices = NDArray[np.intp]
 DIAGONAL_PX = 800.0  # lengths below are of images this large, from corner to corner
 LEAST_LIKELY = 0.05  # mutual matches less probable say nothing of the motion
 LEAST_MATCHES = 8  # fewer say too little
+MOST_MATCHES = 120  # more say no more; of these every so many are asked
 NEIGHBOURS = 6  # the distance of this one is the reach of a keypoint's neighbourhood
 BEGINNING = GeometryConfig(threshold_px=6.0, min_inliers=LEAST_MATCHES, max_iterations=1000)
 SHARED_PX = 20.0  # a match this near to where that homography puts it shares it
@@ -71,9 +72,10 @@ def consistent_matches(values: Floats, side0: Side, side1: Side, threshold: floa
     likely = _mutual(rows, columns, chances, LEAST_LIKELY)
     if len(likely) < LEAST_MATCHES:
         return _matches(rows, columns, chances, likely[chances[likely] >= threshold])
+    telling = likely[::-(-len(likely) // MOST_MATCHES)]
     asked, row = _numbered(rows)
     places0, places1 = side0.places[asked], side1.places[columns]
-    field = _MotionField(places0, row[likely], places1[likely], chances[likely], side1.area)
+    field = _MotionField(places0, row[telling], places1[telling], chances[telling], side1.area)
     expected, unsure = field.after(SPREADS_PX)
     apart, area = places1 - expected[row], side1.area
     near = chances * 0.5 * sum(_density(apart, spread * spread * unsure[row], area) for spread in (CLOSE_PX, FAR_PX))
