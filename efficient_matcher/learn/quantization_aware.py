@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from efficient_matcher.learn.calibrate import LEVELS, Range
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.fold import folded
-from efficient_matcher.learn.qdq import rounded_with_sums
+from efficient_matcher.learn.qdq import WEIGHT_LEVELS, rounded_with_sums
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superpoint import SuperPointTraining, train_superpoint
 
@@ -32,7 +32,7 @@ class RoundedWeight(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        self.most = 2 ** (bits - 1) - 1
+        self.most = WEIGHT_LEVELS if bits == 8 else 2 ** (bits - 1) - 1
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as deployed; its gradient is that of the given one."""
