@@ -27,7 +27,7 @@ def test_accuracy(method: str, fit: str) -> None:
         assert f"| {clean['precision']:.1f} / {clean['recall']:.1f} (" in README
 
 
-@pytest.mark.parametrize("name", ["bench", "bench-openvino", "bench-accurate"])
+@pytest.mark.parametrize("name", ["bench", "bench-accurate"])
 def test_speed(name: str) -> None:
     for report in (figures(name), figures(name)["refined"]):
         times = report["tracked_frame_ms"]
