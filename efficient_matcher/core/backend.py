@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.core.runtimes import Arrays, Backend, InputSpec, OnnxRuntime, OpenVino, all_finite
+from efficient_matcher.core.runtimes import Arrays, Backend, InputSpec, OnnxRuntime, OpenVino, Usage, all_finite
 from efficient_matcher.errors import BundleError, ConfigError, MatcherError
 
-__all__ = ["Arrays", "Backend", "agrees", "all_finite", "available_threads", "example_inputs", "open_model"]
+__all__ = ["Arrays", "Backend", "Usage", "agrees", "all_finite", "available_threads", "example_inputs", "open_model"]
 
 AUTO = "auto"
 KINDS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
@@ -26,22 +26,21 @@ BYTE_ZERO = 128  # what stands for zero in an output of bytes
 
 
 def open_model(path: Path, threads: int = 0, kind: str = REFERENCE, *, inputs: Sequence[str] = (),
-               outputs: Sequence[str] = (), free: Sequence[int] = (), fixed: bool = False,
+               outputs: Sequence[str] = (), usage: Usage = Usage(),
                variants: Mapping[str, Path] | None = None) -> Backend:
     """Load a model file on the runtime `kind`; `threads` 0 takes the process's CPU affinity.
 
-    inputs, outputs: names the model must have. free: usual sizes of the free sides of its inputs, in their order,
-    over and over; fixed: they hardly ever change. `auto` measures with them, and without them takes onnxruntime.
-    variants: files that single runtimes open in place of `path`.
+    inputs, outputs: names the model must have. usage: `auto` measures with its sizes, and without any takes
+    onnxruntime. variants: files that single runtimes open in place of `path`.
     Raises BundleError when the file cannot be loaded or lacks a name, ConfigError for an unknown runtime,
     MatcherError for one that is not installed.
     """
-    threads, exact = threads or available_threads(), tuple(free) if fixed else ()
+    threads = threads or available_threads()
     paths = {name: Path((variants or {}).get(name, path)) for name in KINDS}
     if kind == AUTO:
-        model = _fastest(paths, threads, tuple(free), exact)
+        model = _fastest(paths, threads, usage)
     elif kind in KINDS:
-        model = KINDS[kind](paths[kind], threads, exact)
+        model = KINDS[kind](paths[kind], threads, usage)
     else:
         raise ConfigError(f"unknown backend '{kind}', known: {', '.join([*KINDS, AUTO])}")
     _require(model.path, "input", inputs, [spec.name for spec in model.specs])
@@ -65,11 +64,10 @@ def agrees(outputs: Arrays, reference: Arrays) -> bool:
         for name, wanted in reference.items())
 
 
-def _fastest(paths: Mapping[str, Path], threads: int, free: Sequence[int],
-             exact: Sequence[int]) -> OnnxRuntime | OpenVino:
+def _fastest(paths: Mapping[str, Path], threads: int, usage: Usage) -> OnnxRuntime | OpenVino:
     """The fastest runtime that is there, takes its file of `paths`, and answers as the reference does."""
-    reference = KINDS[REFERENCE](paths[REFERENCE], threads, exact)
-    inputs = example_inputs(reference.specs, free)
+    reference = KINDS[REFERENCE](paths[REFERENCE], threads, usage)
+    inputs = example_inputs(reference.specs, usage.sizes)
     if inputs is None:
         return reference
     wanted = reference.run(inputs)
@@ -77,7 +75,7 @@ def _fastest(paths: Mapping[str, Path], threads: int, free: Sequence[int],
     for kind in KINDS:
         if kind != REFERENCE:
             try:
-                model = KINDS[kind](paths[kind], threads, exact)
+                model = KINDS[kind](paths[kind], threads, usage)
                 if agrees(model.run(inputs), wanted):
                     candidates.append(model)
             except MatcherError:  # not installed, or an operator it lacks

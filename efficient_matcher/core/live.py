@@ -7,6 +7,7 @@ in work: more items a second, each of them later.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 from collections import deque
@@ -23,6 +24,8 @@ P = TypeVar("P")
 
 _LATENCIES_KEPT = 1024
 _PERCENTILES = (50, 90, 99)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_KEPT_BYTES = 32 << 20  # the most that it takes; an image and its maps are well below
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,25 @@ class WorkerStats:
 
 
 def settle_memory() -> None:
-    """Collect garbage and leave what is alive now out of later collections, which took 30 ms, more than a frame.
+    """Collect garbage, leave what is alive now out of later collections, which took 30 ms, more than a frame, and keep
+    the memory that frames take and free.
 
     For the process of a live node once all is loaded: it concerns all of the process, so a library must not do it.
     """
     gc.collect()
     gc.freeze()
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Of glibc, which else gives large arrays back to the system and has them cleared page by page for the next frame:
+    2 ms of a frame whose networks run in OpenVINO. Other C libraries are left as they are."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # TypeError: what Windows says of None
+        return
+    mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
 
 
 class LatestFrameWorker(Generic[T, R]):

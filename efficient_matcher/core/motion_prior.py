@@ -32,7 +32,7 @@ NEIGHBOURS = 6  # the distance of this one is the reach of a keypoint's neighbou
 BEGINNING = GeometryConfig(threshold_px=6.0, min_inliers=LEAST_MATCHES, max_iterations=1000)
 SHARED_PX = 20.0  # a match this near to where that homography puts it shares it
 ELSEWHERE = np.float32(0.01)  # what the others count at first
-SPREADS_PX = (40.0, 20.0)  # of matches about where their neighbours put them, ever stricter
+SPREAD_PX = 20.0  # of matches about where their neighbours put them, while it is asked which of them agree
 # and at last: close where the scene is smooth, which brings partners back; half of them far, as at a depth edge, where
 # what the network is sure of must not fall
 CLOSE_PX, FAR_PX = 5.0, 40.0
@@ -76,7 +76,7 @@ def consistent_matches(values: Floats, side0: Side, side1: Side, threshold: floa
     asked, row = _numbered(rows)
     places0, places1 = side0.places[asked], side1.places[columns]
     field = _MotionField(places0, row[telling], places1[telling], chances[telling], side1.area)
-    expected, unsure = field.after(SPREADS_PX)
+    expected, unsure = field.expected()
     apart, area = places1 - expected[row], side1.area
     near = chances * 0.5 * sum(_density(apart, spread * spread * unsure[row], area) for spread in (CLOSE_PX, FAR_PX))
     near /= (np.bincount(row, near) + LOOKALIKES * values[asked, -1])[row]
@@ -91,33 +91,43 @@ class _MotionField:
         scores: [C], how likely. area: of image 1."""
         self._places0, self._begins, self._places1 = places0, begins, places1
         self._scores, self._area = scores, area
-        points0 = places0[begins]
         self._centre1 = places1.mean(0)
-        self._xy = (places0 - points0.mean(0)).T / UNIT_PX
+        self._xy = np.ascontiguousarray((places0 - places0[begins].mean(0)).T) / UNIT_PX
         (x, y), (u, v) = self._xy[:, begins], (places1 - self._centre1).T
         self._moments = np.stack([np.ones_like(x), x, y, u, v, x * x, x * y, y * y, u * x, v * x, u * y, v * y])
-        squared = np.subtract.outer(places0[:, 0], points0[:, 0]) ** 2
-        squared += np.subtract.outer(places0[:, 1], points0[:, 1]) ** 2
-        last = min(NEIGHBOURS, len(points0) - 1)
-        reach = np.maximum(np.partition(squared, last, axis=1)[:, last], 1)
-        squared *= (-0.5 / reach)[:, None]
-        squared[begins, np.arange(len(begins))] = NOTHING  # no match has a say on itself
-        self._closeness = cv2.exp(np.maximum(squared.T, NOTHING))  # what each match counts for each keypoint, [C,Q]
-        self._own = np.ascontiguousarray(self._closeness[:, begins])
-        self._slack = STIFFNESS[1] / UNIT_PX**2 * reach
+        squared = self._distances()
+        reach = self._reach(squared)
+        squared *= -0.5 / reach
+        squared[np.arange(len(begins)), begins] = NOTHING  # no match has a say on itself
+        self._closeness = cv2.exp(np.maximum(squared, NOTHING, out=squared))  # what each match counts for each keypoint
+        self._own = self._closeness[:, begins]
+        self._slack = STIFFNESS[1] * reach
 
-    def after(self, spreads: tuple[float, ...]) -> tuple[Floats, Floats]:
+    def _distances(self) -> Floats:
+        """Squared, from the matches to the keypoints, [C,Q] in squares of UNIT_PX."""
+        lengths = np.einsum("dq,dq->q", self._xy, self._xy)
+        squared = (np.float32(-2) * self._xy[:, self._begins]).T @ self._xy
+        squared += lengths
+        squared += lengths[self._begins, None]
+        return squared
+
+    def _reach(self, squared: Floats) -> Floats:
+        """Of each keypoint's neighbourhood, squared [Q]: that of the match next to it and the way there. Looking for
+        each keypoint's own neighbours would take three times as long and tell no more."""
+        last, nearest = min(NEIGHBOURS, len(squared) - 1), squared.argmin(0)
+        own = np.partition(squared[:, self._begins], last, axis=1)[:, last]
+        way = squared[nearest, np.arange(len(nearest))]
+        reach = np.sqrt(np.maximum(own, 0))[nearest] + np.sqrt(np.maximum(way, 0))
+        return np.maximum(reach * reach, np.float32(UNIT_PX**-2))
+
+    def expected(self) -> tuple[Floats, Floats]:
         """Places [Q,2] in image 1 where the keypoints are expected, and by what factor [Q] the variance about these
-        is larger for want of neighbours.
-
-        spreads: of matches about where their neighbours put them, one round each.
-        """
+        is larger for want of neighbours."""
         weights = self._begun()
         common = _slopes(*_spreads(_means(self._moments @ weights[:, None])))
-        for spread in spreads:
-            expected, unsure = self._expected(self._begins, self._own, weights, common)
-            agreeing = self._scores * _density(self._places1 - expected, spread * spread * unsure, self._area)
-            weights = agreeing / (agreeing + LOOKALIKES * (1 - self._scores) + TINY)
+        expected, unsure = self._expected(self._begins, self._own, weights, common)
+        agreeing = self._scores * _density(self._places1 - expected, SPREAD_PX**2 * unsure, self._area)
+        weights = agreeing / (agreeing + LOOKALIKES * (1 - self._scores) + TINY)
         return self._expected(slice(None), self._closeness, weights, common)
 
     def _begun(self) -> Floats:
@@ -191,8 +201,15 @@ def _mutual(rows: Indices, columns: Indices, scores: Floats, threshold: float) -
     """Which of the entries, given by row and column, are the best of both and at least `threshold`, best first."""
     chosen = np.flatnonzero(scores >= threshold)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-    best = [np.unique(index[chosen], return_index=True)[1] for index in (rows, columns)]
-    return chosen[np.intersect1d(*best, assume_unique=True)]
+    return chosen[_comes_first(rows[chosen]) & _comes_first(columns[chosen])]
+
+
+def _comes_first(values: Indices) -> NDArray[np.bool_]:
+    """Which of them no equal one precedes."""
+    places = np.arange(len(values))
+    first = np.empty(values.max(initial=-1) + 1, np.intp)
+    first[values[::-1]] = places[::-1]  # of several written to one place, the last one stays
+    return first[values] == places
 
 
 def _matches(rows: Indices, columns: Indices, scores: Floats, which: Indices) -> Matches:

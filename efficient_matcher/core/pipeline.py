@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import Config, settings
-from efficient_matcher.core.backend import Backend, open_model
-from efficient_matcher.core.bundle import load_bundle
+from efficient_matcher.core.backend import Backend, Usage, open_model
+from efficient_matcher.core.bundle import Bundle, load_bundle
 from efficient_matcher.core.features import Extractor
 from efficient_matcher.core.geometry import fit_homography, rough_homography, warp_points
 from efficient_matcher.core.image import network_side, to_frame
@@ -62,10 +62,10 @@ class Matcher:
         width, height = bundle.card.input_size
         size = network_side(config.input.height or height), network_side(config.input.width or width)
         extractor = open_model(bundle.extractor, threads, backend, inputs=("image",), outputs=("scores", "descriptors"),
-                               free=size, fixed=True, variants=bundle.variants)
-        matcher = [open_model(path, threads, backend, inputs=inputs, outputs=outputs,
-                              free=(config.extract.max_keypoints,))
-                   for path, (inputs, outputs) in zip(bundle.matcher, interfaces(len(bundle.matcher)))]
+                               usage=Usage(size, "all"), variants=bundle.variants)
+        matcher = [open_model(path, threads, backend, inputs=inputs, outputs=outputs, usage=usage)
+                   for path, (inputs, outputs), usage in zip(bundle.matcher, interfaces(len(bundle.matcher)),
+                                                             _usages(bundle, config))]
         return cls(extractor, matcher, config, bundle.card)
 
     @property
@@ -148,6 +148,15 @@ class Matcher:
             return None, given
         frame = given if isinstance(given, Frame) else to_frame(given, stages.config.input)
         return frame, stages.extract(frame)
+
+
+def _usages(bundle: Bundle, config: Config) -> list[Usage]:
+    """Of the matcher's parts: the first pair of layers and what stands around them sees all keypoints, of which the
+    later pairs get those that may have a partner."""
+    coarse = bundle.card.matcher.get("precision") == "int8"
+    parts = len(bundle.matcher)
+    return [Usage((config.extract.max_keypoints,), "few" if 2 <= part < parts - 1 else "most", coarse)
+            for part in range(parts)]
 
 
 def _refined(view: View, matches: Matches, config: Config) -> Matches:

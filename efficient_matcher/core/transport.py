@@ -44,7 +44,7 @@ class Assignment:
 
     def paired(self) -> int:
         """How many keypoints have a partner more likely than not."""
-        return int(np.count_nonzero(self.best[1] > CERTAIN))
+        return int(np.count_nonzero(self.values[:-1, :-1] > CERTAIN))  # at most one of a row
 
     def hopeful(self, drop_above: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """The keypoints [N] and [M] whose probability of having no partner is at most `drop_above`."""

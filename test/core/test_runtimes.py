@@ -15,7 +15,7 @@ import pytest
 from efficient_matcher import Matcher
 from efficient_matcher.config import Config
 from efficient_matcher.core import backend, runtimes
-from efficient_matcher.core.backend import agrees, open_model
+from efficient_matcher.core.backend import Usage, agrees, open_model
 from efficient_matcher.core.runtimes import Arrays, InputSpec, OnnxRuntime
 from efficient_matcher.errors import BundleError, MatcherError
 
@@ -97,7 +97,7 @@ def test_int8_runs_and_stays_near_float(tmp_path: Path, kind: str) -> None:
 
 def test_a_model_made_for_one_size_takes_others_too(tmp_path: Path, kind: str) -> None:
     path = save_conv(tmp_path / "m.onnx")
-    model = open_model(path, 1, kind, free=(SIDE, SIDE), fixed=True)
+    model = open_model(path, 1, kind, usage=Usage((SIDE, SIDE), "all"))
     for side in (SIDE, 16, SIDE, 48):
         wanted = open_model(path, 1).run({"x": picture(side)})["y"]
         np.testing.assert_allclose(model.run({"x": picture(side)})["y"], wanted, rtol=1e-5, atol=1e-5)
@@ -155,7 +155,7 @@ def test_openvino_asked_for_and_absent(tmp_path: Path, without_openvino: None) -
     path = save_conv(tmp_path / "m.onnx")
     with pytest.raises(MatcherError, match=r"^openvino is not installed: pip install 'efficient_matcher\[openvino\]'"):
         open_model(path, 1, "openvino")
-    assert open_model(path, 1, "auto", free=(SIDE, SIDE)).name == "onnxruntime"
+    assert open_model(path, 1, "auto", usage=Usage((SIDE, SIDE))).name == "onnxruntime"
 
 
 @pytest.fixture()
@@ -180,7 +180,7 @@ def test_auto_takes_the_fastest_that_agrees(tmp_path: Path, rival: Callable, fac
                                             taken: str) -> None:
     rival(lambda value: value * np.float32(factor), seconds)
     path = save_conv(tmp_path / "m.onnx")
-    assert open_model(path, 1, "auto", free=(SIDE, SIDE)).name == taken
+    assert open_model(path, 1, "auto", usage=Usage((SIDE, SIDE))).name == taken
     assert open_model(path, 1, "auto").name == "onnxruntime"  # nothing to measure with
 
 
@@ -240,10 +240,10 @@ def test_only_openvino_takes_its_variant(variant_bundle: Path, textured_image: n
 def test_auto_measures_a_variant_that_agrees(tmp_path: Path, rival: Callable) -> None:
     rival(lambda value: value, 0.5)
     path, other = save_conv(tmp_path / "m.onnx"), save_conv(tmp_path / "v.onnx")
-    model = open_model(path, 1, "auto", free=(SIDE, SIDE), variants={"rival": other})
+    model = open_model(path, 1, "auto", usage=Usage((SIDE, SIDE)), variants={"rival": other})
     assert (model.name, model.path) == ("rival", other)
     other.write_bytes(b"no model")
-    assert open_model(path, 1, "auto", free=(SIDE, SIDE), variants={"rival": other}).path == path
+    assert open_model(path, 1, "auto", usage=Usage((SIDE, SIDE)), variants={"rival": other}).path == path
 
 
 def test_a_variant_of_other_names_is_told_by_its_file(tmp_path: Path, kind: str) -> None:
