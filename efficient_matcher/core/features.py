@@ -76,11 +76,10 @@ def sample_descriptors(
     low = cells.astype(np.int64)
     to_right, to_below = (np.minimum(low + 1, last) - low).T * [[1], [columns]]
     right, down = (cells - low).astype(np.float32).T
-    flat, first = coarse.reshape(-1, width), low[:, 1] * columns + low[:, 0]
-    sampled = flat.take(first, axis=0) * ((1 - right) * (1 - down))[:, None]
-    sampled += flat.take(first + to_right, axis=0) * (right * (1 - down))[:, None]
-    sampled += flat.take(first + to_below, axis=0) * ((1 - right) * down)[:, None]
-    sampled += flat.take(first + to_right + to_below, axis=0) * (right * down)[:, None]
+    first = low[:, 1] * columns + low[:, 0]
+    corners = np.stack([first, first + to_right, first + to_below, first + to_right + to_below], axis=1)
+    shares = np.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], axis=1)
+    sampled = (shares[:, None] @ coarse.reshape(-1, width)[corners].astype(np.float32, copy=False))[:, 0]
     if coarse.dtype == np.uint8:
         sampled -= np.float32(BYTE_ZERO)  # the four weights sum to 1
     norms = np.sqrt(np.einsum("nd,nd->n", sampled, sampled))
@@ -96,12 +95,20 @@ def _peaks(score_map: NDArray[np.float32], config: ExtractConfig) -> NDArray[np.
     scores = score_map.ravel()[sites]
     high = scores >= least  # of few sites; another pass over the whole map would cost more
     sites, scores = sites[high], scores[high]
-    sites = sites[np.argsort(-scores, kind="stable")]
+    sites = _best_first(sites, scores)
     if radius:
         sites = _first_of_ties(score_map, sites, radius)
     y, x = np.divmod(sites, width)
     border = config.border_px
     return sites[(x >= border) & (y >= border) & (x < width - border) & (y < height - border)]
+
+
+def _best_first(sites: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Sites by score, equal ones in raster order. Positive floats order as their bits do, so that one sort of whole
+    numbers, score above and site below, does it in a third of a stable sort's time."""
+    keys = ~scores.view(np.int32).astype(np.int64) << 32 | sites
+    keys.sort()
+    return keys & 0xFFFFFFFF
 
 
 def _first_of_ties(score_map: NDArray[np.float32], sites: NDArray[np.int64], radius: int) -> NDArray[np.int64]:

@@ -12,7 +12,8 @@ import pytest
 
 from efficient_matcher import Matcher
 from efficient_matcher.config import Config
-from efficient_matcher.core.backend import Arrays
+from efficient_matcher.core import pipeline
+from efficient_matcher.core.backend import Arrays, Usage
 from efficient_matcher.core.pipeline import Tracker
 from efficient_matcher.errors import BundleError, ConfigError, ImageError, MatcherError
 from efficient_matcher.records import Features, Frame
@@ -220,3 +221,14 @@ def test_a_frame_of_the_caller_passes_through(matcher: Matcher, textured_image: 
     (result,) = matcher.track(frames)
     assert result.frame0 is frames[0] and result.frame1 is frames[1]
     assert isinstance(result.frame1, Frame) and result.frame1.stamp_ns == 20
+
+
+@pytest.mark.parametrize("name, coarse", [("default", True), ("accurate", False)])
+def test_runtimes_are_told_how_networks_will_run(monkeypatch: pytest.MonkeyPatch, name: str, coarse: bool) -> None:
+    opened = []
+    monkeypatch.setattr(pipeline, "open_model", lambda path, *_, usage, **__: opened.append(usage))
+    Matcher.from_bundle(name, Config().with_values({"extract.max_keypoints": 300}))
+    extractor, *matcher = opened
+    assert extractor == Usage((480, 640), "all")  # a camera's size does not change
+    assert [usage.usual for usage in matcher] == ["most", "most", "few", "few", "few", "most"]
+    assert all(usage.sizes == (300,) and usage.coarse == coarse for usage in matcher)

@@ -16,7 +16,7 @@ from efficient_matcher import Matcher
 from efficient_matcher.config import Config
 from efficient_matcher.core import backend, runtimes
 from efficient_matcher.core.backend import Usage, agrees, open_model
-from efficient_matcher.core.runtimes import Arrays, InputSpec, OnnxRuntime
+from efficient_matcher.core.runtimes import Arrays, InputSpec, OnnxRuntime, OpenVino
 from efficient_matcher.errors import BundleError, MatcherError
 
 SIDE = 32
@@ -95,12 +95,36 @@ def test_int8_runs_and_stays_near_float(tmp_path: Path, kind: str) -> None:
     assert agrees(open_model(path, 1, kind).run({"x": picture()}), wanted)
 
 
-def test_a_model_made_for_one_size_takes_others_too(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("usual", ["all", "most", "few"])
+def test_a_model_made_for_one_size_takes_others_too(tmp_path: Path, kind: str, usual: str) -> None:
     path = save_conv(tmp_path / "m.onnx")
-    model = open_model(path, 1, kind, usage=Usage((SIDE, SIDE), "all"))
+    model = open_model(path, 1, kind, usage=Usage((SIDE, SIDE), usual))
     for side in (SIDE, 16, SIDE, 48):
         wanted = open_model(path, 1).run({"x": picture(side)})["y"]
         np.testing.assert_allclose(model.run({"x": picture(side)})["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("usual, at_once, later", [("all", 1, 1), ("most", 2, 0), ("few", 1, 0)])
+def test_openvino_is_compiled_for_the_sizes_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: str,
+                                                    at_once: int, later: int) -> None:
+    pytest.importorskip("openvino")
+    compiled = []
+    compile_model = OpenVino._compiled
+    monkeypatch.setattr(OpenVino, "_compiled", lambda *args: compiled.append(args) or compile_model(*args))
+    model = open_model(save_conv(tmp_path / "m.onnx"), 1, "openvino", usage=Usage((SIDE, SIDE), usual))
+    assert len(compiled) == at_once
+    for side in (SIDE, 16, SIDE, 48):
+        model.run({"x": picture(side)})
+    assert len(compiled) == at_once + later
+
+
+def test_openvino_computes_floats_as_floats_unless_told(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    path = save_conv(tmp_path / "m.onnx")
+    of = {coarse: OpenVino(path, 1, Usage(coarse=coarse))._any._compiled.get_property("INFERENCE_PRECISION_HINT")
+          for coarse in (False, True)}
+    fastest = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT")
+    assert of[False] == openvino.Type.f32 and of[True] == fastest  # bfloat16 where the CPU has it
 
 
 def test_results_outlive_the_next_run(tmp_path: Path, kind: str) -> None:
