@@ -37,22 +37,17 @@ LEAST_SIGNAL_TO_NOISE = 2.0  # per point, in the direction of parameters where i
 @dataclass(frozen=True)
 class _Problem:
     """Points in normalised coordinates, one column each, so that all sums run along memory; pixels = coordinates /
-    scale. points0 [3,K] end in 1; points1 [2,K]."""
+    scale. points0 [3,K] end in 1; points1 [2,K]. threshold: of inliers, in normalised coordinates."""
 
     points0: Array
     points1: Array
     to_unit0: Array
     to_unit1: Array
-    threshold_px: float
+    threshold: float
 
     @property
     def scale1(self) -> float:
         return float(self.to_unit1[0, 0])
-
-    @property
-    def threshold(self) -> float:
-        """In normalised coordinates."""
-        return self.threshold_px * self.scale1
 
 
 @dataclass(frozen=True)
@@ -193,7 +188,7 @@ def _normalised(points0: Array, points1: Array, start: Array, config: GeometryCo
         return None
     to_unit0, to_unit1 = _to_unit(rows0[:2, agreeing]), _to_unit(rows1[:, agreeing])
     return _Problem(to_unit0 @ rows0, to_unit1[:2, :2] @ rows1 + to_unit1[:2, 2:], to_unit0, to_unit1,
-                    config.threshold_px)
+                    config.threshold_px * float(to_unit1[0, 0]))
 
 
 def _upright(H: Array, points: Array) -> Array:

@@ -29,6 +29,7 @@ LEAST_LIKELY = 0.05  # mutual matches less probable say nothing of the motion
 LEAST_MATCHES = 8  # fewer say too little
 MOST_MATCHES = 120  # more say no more; of these every so many are asked
 NEIGHBOURS = 6  # the distance of this one is the reach of a keypoint's neighbourhood
+SURE = 0.7  # mean probability of the likely matches above which their neighbours need no beginning
 BEGINNING = GeometryConfig(threshold_px=6.0, min_inliers=LEAST_MATCHES, max_iterations=1000)
 SHARED_PX = 20.0  # a match this near to where that homography puts it shares it
 ELSEWHERE = np.float32(0.01)  # what the others count at first
@@ -131,8 +132,10 @@ class _MotionField:
         return self._expected(slice(None), self._closeness, weights, common)
 
     def _begun(self) -> Floats:
-        """How likely the matches are at first: where most are wrong, those that share one homography are believed.
-        That is no more than a beginning, as each round asks all matches anew."""
+        """How likely the matches are at first: where many are wrong, those that share one homography are believed.
+        That is no more than a beginning, as all matches are asked anew."""
+        if self._scores.mean() > SURE:
+            return self._scores
         points0 = self._places0[self._begins]
         H = rough_homography(points0, self._places1, BEGINNING)
         if H is None:
