@@ -6,6 +6,7 @@ the given weights, made narrower if the recipe says so; zeros of a pruned networ
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from efficient_matcher.learn.cluster import SharedValues
 from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
-from efficient_matcher.learn.prune import Masks, Ramp, prune_magnitude, weight_layers
+from efficient_matcher.learn.prune import Masks, Ramp, prune_magnitude, stored_weight, weight_layers
+from efficient_matcher.learn.quantization_aware import as_deployed, unrounded
 from efficient_matcher.learn.recipe import setting, to_mapping
 from efficient_matcher.learn.stem import with_half_stem
 from efficient_matcher.learn.superpoint import SuperPoint
@@ -49,10 +51,17 @@ class SuperPointFinetuning:
     prune: Ramp | None = None
     keep_zeros: bool = True
     keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
+    rounded_bits: int = setting(0, choices=(0, 4, 8))  # learn as deployed in so few; see quantization_aware.py
+    start_share: float = setting(0.0, minimum=0.0, below=1.0)  # of the weights to begin with, in those of the end
 
     def __post_init__(self) -> None:
         if self.stem_width and not self.half_stem:
             raise ValueError("stem_width is that of a half stem; set half_stem as well")
+        if self.start_share and (self.sizes or self.half_stem or self.rounded_bits or self.prune):
+            raise ValueError("start_share mixes two networks of one build; it goes without sizes, half_stem, "
+                             "rounded_bits and prune")
+        if self.keep_codebooks and self.rounded_bits:
+            raise ValueError("keep_codebooks and rounded_bits each say what values weights may have; choose one")
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,9 @@ def finetune_superpoint(
     student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
     if recipe.half_stem and (recipe.stem_width or not student.config.half_stem):
         student = with_half_stem(student, recipe.loop.seed, recipe.stem_width)
+    if recipe.rounded_bits:
+        student = as_deployed(student, images.images, recipe.rounded_bits)
+    begun = copy.deepcopy(student)
     config = extractor_training(student, recipe.pairs)
     learner = Learner(student.train(), config.descriptor_scale).to(compute.device, memory_format=torch.channels_last)
     teacher = teacher.to(compute.device) if teacher is not None else None
@@ -120,7 +132,8 @@ def finetune_superpoint(
 
     averaged = loop.run(step)
     pruning.given_to([averaged.network])
-    return averaged.network.eval().cpu(), loop.seconds / 3600
+    network = unrounded(averaged.network.cpu()) if recipe.rounded_bits else averaged.network.eval().cpu()
+    return (mixed(begun, network, recipe.start_share) if recipe.start_share else network), loop.seconds / 3600
 
 
 def extractor_training(student: SuperPoint, pairs: PairConfig) -> SuperPointTraining:
@@ -144,6 +157,16 @@ def extractor_loss(
         loss, distilled = extractor_distillation(outputs, taught, distill)
         total, parts = total + loss, {**parts, **distilled}
     return total, parts
+
+
+@torch.no_grad()
+def mixed(begun: SuperPoint, finetuned: SuperPoint, share: float) -> SuperPoint:
+    """`finetuned` with `share` of the weights of what it was made of (Wortsman et al., "Robust fine-tuning of
+    zero-shot models", 2022): between the two lies what is good at both, what was learned before and what is new."""
+    before = begun.state_dict()
+    finetuned.load_state_dict({name: torch.lerp(value, before[name], share) if value.is_floating_point() else value
+                               for name, value in finetuned.state_dict().items()})
+    return finetuned
 
 
 @torch.no_grad()
@@ -196,7 +219,7 @@ class Pruning(Constraint):
                 continue
             with torch.no_grad():
                 for layer, target in zip(weight_layers(own).values(), weight_layers(other).values()):
-                    target.weight.mul_(layer.weight != 0)
+                    stored_weight(target).mul_(stored_weight(layer) != 0)
 
 
 def begun_loop(model: nn.Module, recipe: Any, what: str, folder: Path, starts: list[Network],

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.nn.utils.parametrize import is_parametrized
 
 from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.recipe import setting
@@ -64,6 +65,11 @@ def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, TokenLinear))}
 
 
+def stored_weight(layer: nn.Module) -> Tensor:
+    """The weight as the optimizer moves it, where the layer computes with another made of it."""
+    return layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight
+
+
 def fitting_layers(layers: Collection[str], pattern: str) -> list[str]:
     """Names that fit a name or pattern; none for the branch of SuperPoint that the published network does not have.
 
@@ -83,13 +89,13 @@ def prune_magnitude(network: nn.Module, recipe: MagnitudePruning, share: float =
     layers = weight_layers(network)
     own, common = _ratios(layers, recipe)
     with torch.no_grad():
-        masks = {name: _mask(layers[name].weight, ratio * share) for name, ratio in own.items()}
-        masks.update(_common_masks({name: layers[name].weight for name in common}, recipe.ratio * share))
+        masks = {name: _mask(stored_weight(layers[name]), ratio * share) for name, ratio in own.items()}
+        masks.update(_common_masks({name: stored_weight(layers[name]) for name in common}, recipe.ratio * share))
         for name, mask in masks.items():
             if not mask.any():
                 raise RecipeError(f"{name}: all its {mask.numel()} weights would go; lower its ratio")
         for name, mask in masks.items():
-            layers[name].weight.mul_(mask)
+            stored_weight(layers[name]).mul_(mask)
     return sparsity(network)
 
 
@@ -111,7 +117,7 @@ class Masks:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._weights = [layer.weight for layer in weight_layers(network).values()]
+        self._weights = [stored_weight(layer) for layer in weight_layers(network).values()]
         self._masks: list[Tensor] = []
         self.renew()
         for index, weight in enumerate(self._weights):

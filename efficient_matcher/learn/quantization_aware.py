@@ -8,8 +8,6 @@ and stop where a value was cut off. What comes out is an ordinary float network,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from efficient_matcher.config import InputConfig
+from efficient_matcher.core.image import to_frame
 from efficient_matcher.learn.calibrate import LEVELS, Range
-from efficient_matcher.learn.data import ImageSet
+from efficient_matcher.learn.extractor_phases import phased_extractor_model
 from efficient_matcher.learn.fold import folded
 from efficient_matcher.learn.qdq import WEIGHT_LEVELS, rounded_with_sums
+from efficient_matcher.learn.quantize import calibrated_ranges
 from efficient_matcher.learn.superpoint import SuperPoint
-from efficient_matcher.learn.train_superpoint import SuperPointTraining, train_superpoint
 
-LEARNING_RATE = 2e-4  # the weights are there; they only have to find the grid
+CALIBRATION_IMAGES = 12
+SIZE = InputConfig(width=640, height=480)
 
 
 class RoundedWeight(nn.Module):
@@ -36,7 +37,7 @@ class RoundedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as deployed; its gradient is that of the given one."""
-        found = torch.from_numpy(rounded_with_sums(weight.detach().numpy(), self.most))
+        found = torch.from_numpy(rounded_with_sums(weight.detach().cpu().numpy(), self.most)).to(weight.device)
         return weight + (found - weight).detach()
 
 
@@ -56,7 +57,7 @@ class RoundedOutput:
         self.zero = int(np.clip(round(-low / self.step), 0, LEVELS - 1))
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(output, self.step, self.zero, 0, LEVELS - 1)
+        return torch.fake_quantize_per_tensor_affine(output.float(), self.step, self.zero, 0, LEVELS - 1)
 
 
 class RoundedLogits(RoundedOutput):
@@ -65,6 +66,16 @@ class RoundedLogits(RoundedOutput):
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         located = super().__call__(layer, inputs, output[:, :-1] - output[:, -1:])
         return torch.cat([located, torch.zeros_like(output[:, -1:])], dim=1)
+
+
+def as_deployed(network: SuperPoint, images: Sequence[NDArray[np.uint8]], bits: int = 8) -> SuperPoint:
+    """A folded copy that computes as its quantized graph will, calibrated on some of the images [H,W].
+
+    Raises MatcherError when none of them shows anything.
+    """
+    chosen = [images[index] for index in np.linspace(0, len(images) - 1, CALIBRATION_IMAGES).astype(int)]
+    frames = [to_frame(image, SIZE).image for image in chosen]
+    return rounded(network, calibrated_ranges(phased_extractor_model(network.eval()), frames), bits)
 
 
 def rounded(network: SuperPoint, ranges: Mapping[str, Range], bits: int = 8, wider: Sequence[str] = ()) -> SuperPoint:
@@ -90,23 +101,6 @@ def unrounded(network: SuperPoint) -> SuperPoint:
     plain = SuperPoint(network.config)
     plain.load_state_dict({name.replace(marks, ".weight"): value for name, value in network.state_dict().items()})
     return plain.eval()
-
-
-def finetune_rounded(
-    images: ImageSet, labels: Sequence[NDArray[np.float32]], network: SuperPoint, ranges: Mapping[str, Range],
-    config: SuperPointTraining, folder: Path, bits: int = 8, wider: Sequence[str] = (),
-) -> tuple[SuperPoint, float]:
-    """Train `network` on as its quantized graph computes, by the loop and loss it was trained with, in `folder`.
-
-    config: the late weights of its losses hold from the start. Returns the float network and the hours spent. Resumes
-    from the folder's checkpoint. Raises TrainingError as `Loop` does.
-    """
-    start = rounded(network, ranges, bits, wider)
-    config = config.going_on(start.config)
-    rate = min(config.loop.learning_rate, LEARNING_RATE)
-    config = replace(config, loop=replace(config.loop, learning_rate=rate))
-    trained, hours = train_superpoint(images, labels, config, folder, start)
-    return unrounded(trained), hours
 
 
 def _layers(network: SuperPoint) -> dict[str, nn.Conv2d]:

@@ -160,6 +160,12 @@ def quantize(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], recipe
                      ranges(choice.method), seen, choice.methods, choice.alone)
 
 
+def calibrated_ranges(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]],
+                      method: str = "mse") -> dict[str, Range]:
+    """What the tensors of a float `model` take on images [H,W] uint8, by one calibration. Raises MatcherError."""
+    return _ranges(_histograms(model, _with_content(images)), method, LinearRecipe())
+
+
 def tried_methods(calibration: str) -> tuple[str, ...]:
     """Those of a recipe's `calibration`."""
     return METHODS if calibration == "best" else (calibration,)

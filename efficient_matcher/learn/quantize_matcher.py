@@ -118,7 +118,8 @@ def _inputs(*pair: Features) -> dict[str, NDArray[Any]]:
 
 
 def _all_matched(model: onnx.ModelProto, pairs: Sequence[Pair]) -> list[set[tuple[int, int]]]:
-    matcher = FeatureMatcher(WholeNetwork(opened(model)), MatchConfig())
+    # Of the network alone: where few matches are likely, whether neighbours confirm them all or none hangs by a hair.
+    matcher = FeatureMatcher(WholeNetwork(opened(model)), MatchConfig(motion_prior=False))
     return [set(map(tuple, matcher(*pair)[0].indices.tolist())) for pair in pairs]
 
 

@@ -17,6 +17,7 @@ from efficient_matcher.learn.finetune import (
     JointFinetuning, SuperGlueFinetuning, SuperPointFinetuning, finetune_superpoint)
 from efficient_matcher.learn.finetune_matching import (
     as_batch, finetune_both, finetune_superglue, matching_loss, read_features)
+from efficient_matcher.learn.fold import folded
 from efficient_matcher.learn.prune import Ramp, sparsity, weight_layers
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
@@ -121,6 +122,39 @@ def test_both_together_with_teachers(images: ImageSet, tmp_path: Path) -> None:
                for a, b in zip(network.state_dict().values(), twin.state_dict().values()))
     assert not torch.equal(superpoint.conv1a.weight, extractor().conv1a.weight)
     assert sparsity(superglue)["gnn.layers.0.mlp.0"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_learns_under_rounding_is_a_float_network_with_its_zeros(images: ImageSet, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    recipe = SuperPointFinetuning(loop=LOOP, pairs=PAIRS, task=0.0, rounded_bits=8, prune=Ramp(0.5, end=0.5, every=1))
+    network, _ = finetune_superpoint(extractor(), images, None, recipe, tmp_path / "run", extractor())
+    folded_before = folded(extractor())
+    assert not network.config.batch_norm and set(network.state_dict()) == set(folded_before.state_dict())
+    assert min(sparsity(network).values()) == pytest.approx(0.5, abs=0.02)
+    moved = [float((after - before)[after != 0].abs().max()) for (name, after), before
+             in zip(network.state_dict().items(), folded_before.state_dict().values()) if name.endswith("weight")]
+    assert min(moved) > 0
+    again, _ = finetune_superpoint(extractor(), images, None, recipe, tmp_path / "run", extractor())
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True))
+
+
+def test_a_share_of_the_start_stays_in_what_was_learned(images: ImageSet, tmp_path: Path) -> None:
+    recipe = SuperPointFinetuning(loop=LOOP, pairs=PAIRS, task=0.0)
+    learned, _ = finetune_superpoint(extractor(), images, None, recipe, tmp_path / "all", extractor())
+    half, _ = finetune_superpoint(extractor(), images, None, replace(recipe, start_share=0.25), tmp_path / "part",
+                                  extractor())
+    for name, value in half.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * learned.state_dict()[name] + 0.25 * extractor().state_dict()[name])
+
+
+@pytest.mark.parametrize("settings, told", [
+    ({"start_share": 0.5, "half_stem": True}, "start_share mixes two networks of one build"),
+    ({"start_share": 0.5, "rounded_bits": 8}, "start_share mixes two networks of one build"),
+    ({"keep_codebooks": True, "rounded_bits": 8}, "choose one")])
+def test_settings_that_contradict_each_other(settings: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        SuperPointFinetuning(**settings)
 
 
 def test_sizes_that_cannot_be_start_no_run(images: ImageSet, tmp_path: Path) -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+from efficient_matcher.errors import MatcherError  # noqa: E402
 from efficient_matcher.learn.calibrate import chosen_range, histograms, observed_tensors, with_outputs  # noqa: E402
-from efficient_matcher.learn.data import ImageSet, PairConfig  # noqa: E402
 from efficient_matcher.learn.extractor_phases import phased_extractor_model  # noqa: E402
 from efficient_matcher.learn.qdq import layers_of, quantized  # noqa: E402
-from efficient_matcher.learn.quantization_aware import RoundedWeight, finetune_rounded, rounded, unrounded  # noqa: E402
+from efficient_matcher.learn.quantization_aware import RoundedWeight, as_deployed, rounded, unrounded  # noqa: E402
 from efficient_matcher.learn.quantize import opened  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig, score_map  # noqa: E402
-from efficient_matcher.learn.train_superpoint import SuperPointTraining  # noqa: E402
-from efficient_matcher.learn.training import LoopConfig  # noqa: E402
 
 POINT = SuperPointConfig((4, 4, 8, 8, 8, 8, 16, 16), 8, 8, 16, batch_norm=True, location_width=4)
 
@@ -76,15 +71,14 @@ def test_taking_the_rounding_off_gives_the_network_back(
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_finetuning_moves_the_weights_and_returns_a_float_network(
-    network: SuperPoint, ranges: dict[str, tuple[float, float]], tmp_path: Path
-) -> None:
-    rng = np.random.default_rng(0)
-    images = ImageSet(["0"], [rng.integers(0, 256, (96, 128), np.uint8)], {})
-    labels = [np.float32([[30, 30, 1], [60, 50, 1], [90, 40, 1]])]
-    config = replace(SuperPointTraining(), pairs=replace(PairConfig(), width=64, height=48, pairs=1),
-                     loop=LoopConfig(steps=2, warmup_steps=0, average_decay=0.0), peaks=10, correspondences=8)
-    trained, _ = finetune_rounded(images, labels, network, ranges, config, tmp_path)
-    before = unrounded(rounded(network, ranges)).state_dict()
-    assert set(trained.state_dict()) == set(before)
-    assert any(not torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+def test_as_deployed_calibrates_on_what_images_show(network: SuperPoint) -> None:
+    images = [np.random.default_rng(seed).integers(0, 256, (96, 128), np.uint8) for seed in range(3)]
+    candidate = as_deployed(network, images)
+    image = np.random.default_rng(5).integers(0, 256, (1, 1, 96, 128), np.uint8)
+    with torch.no_grad():
+        given = torch.from_numpy(image).float() / 255
+        (wanted, _), (found, _) = network(given), candidate(given)
+    apart = (score_map(found) - score_map(wanted)).abs().mean() / score_map(wanted).mean()
+    assert 0 < apart < 0.1  # rounded, and in the right ranges
+    with pytest.raises(MatcherError, match="every image is of one brightness"):
+        as_deployed(network, [np.zeros((96, 128), np.uint8)])
