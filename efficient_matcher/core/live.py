@@ -52,12 +52,12 @@ def settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-    _keep_freed_memory()
+    keep_freed_memory()
 
 
-def _keep_freed_memory() -> None:
-    """Of glibc, which else gives large arrays back to the system and has them cleared page by page for the next frame:
-    2 ms of a frame whose networks run in OpenVINO. Other C libraries are left as they are."""
+def keep_freed_memory() -> None:
+    """Tell glibc not to give large arrays back to the system, which clears them page by page for the next frame, or
+    step of training: 2 ms of a frame whose networks run in OpenVINO. Other C libraries are left as they are."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # TypeError: what Windows says of None

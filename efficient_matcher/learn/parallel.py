@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from efficient_matcher.core.live import keep_freed_memory
 from efficient_matcher.errors import MatcherError
 
 Result = TypeVar("Result")
@@ -125,6 +126,7 @@ def _enter(index: int, processes: int, folder: str, function: Callable[..., Any]
            parent: int) -> None:
     if os.getppid() != parent:  # killed while this process began, before it could ask to be told; nobody would stop it
         sys.exit(1)
+    keep_freed_memory()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes,
                             timeout=PATIENCE)
