@@ -1,8 +1,8 @@
 """The assignment held against the motion of neighbouring matches.
 
 The network says which keypoints look and lie alike; a scene also moves together. Around each keypoint of image 0 the
-likely matches nearby say where it should be in image 1: an affine map, fitted by expectation maximisation, in which
-matches that their neighbours contradict lose their say (as in Ma et al., "Robust point matching via vector field
+likely matches nearby say where it should be in image 1: an affine map, fitted twice, the second time without the say of
+matches that their neighbours contradict (one round of the expectation maximisation in Ma et al., "Robust point matching via vector field
 consensus", 2014, with local maps in place of one smooth field). By Bayes' rule a partner where the neighbours point
 gains, a lookalike elsewhere loses. Nothing is assumed of the scene as a whole: no plane, no single motion.
 
@@ -28,7 +28,7 @@ DIAGONAL_PX = 800.0  # lengths below are of images this large, from corner to co
 LEAST_LIKELY = 0.05  # mutual matches less probable say nothing of the motion
 LEAST_MATCHES = 8  # fewer say too little
 MOST_MATCHES = 120  # more say no more; of these every so many are asked
-NEIGHBOURS = 6  # the distance of this one is the reach of a keypoint's neighbourhood
+NEIGHBOURS = 6  # the distance of this one is the reach of a match's neighbourhood
 SURE = 0.7  # mean probability of the likely matches above which their neighbours need no beginning
 BEGINNING = GeometryConfig(threshold_px=6.0, min_inliers=LEAST_MATCHES, max_iterations=1000)
 SHARED_PX = 20.0  # a match this near to where that homography puts it shares it
@@ -114,7 +114,7 @@ class _MotionField:
 
     def _reach(self, squared: Floats) -> Floats:
         """Of each keypoint's neighbourhood, squared [Q]: that of the match next to it and the way there. Looking for
-        each keypoint's own neighbours would take three times as long and tell no more."""
+        each keypoint's own neighbours takes longer and matches no better."""
         last, nearest = min(NEIGHBOURS, len(squared) - 1), squared.argmin(0)
         own = np.partition(squared[:, self._begins], last, axis=1)[:, last]
         way = squared[nearest, np.arange(len(nearest))]

@@ -146,6 +146,9 @@ def test_a_share_of_the_start_stays_in_what_was_learned(images: ImageSet, tmp_pa
     for name, value in half.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, 0.75 * learned.state_dict()[name] + 0.25 * extractor().state_dict()[name])
+    again, _ = finetune_superpoint(extractor(), images, None, replace(recipe, start_share=0.25), tmp_path / "part",
+                                   extractor())  # the run is done already, and what it gives is not mixed twice
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), half.state_dict().values()))
 
 
 @pytest.mark.parametrize("settings, told", [

@@ -142,3 +142,8 @@ def test_rounding_keeps_the_sum_of_each_channel_and_its_zeros() -> None:
     assert np.abs(levels).max() < 64.01 and not found[:, 0, 0].any()
     assert (np.abs((found - values).sum(axis=(1, 2, 3))) <= 0.501 * step).all()
     assert (np.abs(found - values).max(axis=(1, 2, 3)) <= 1.001 * step).all()
+
+
+def test_scales_too_small_for_half_floats_stay_as_they_are() -> None:
+    values = np.float32([[1e-7, -4e-8, 2e-8, 0.0]])
+    np.testing.assert_allclose(rounded_with_sums(values), values, atol=1e-7 / 64)
