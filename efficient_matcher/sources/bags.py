@@ -150,6 +150,12 @@ class ImageBag:
             raise ImageError(f"message cannot be parsed: {_reason(error)}") from None
 
 
+class _Folder(type(Path())):  # type: ignore[misc]
+    """A folder under whatever name: rosbags takes every path that ends in .bag for a ROS 1 file."""
+
+    suffix = ""
+
+
 def _open(path: Path) -> Any:
     try:
         from rosbags.highlevel import AnyReader
@@ -161,7 +167,7 @@ def _open(path: Path) -> Any:
     reader = None
     try:
         # Bags of Humble and older carry no definitions; stock messages are alike in all ROS 2 releases.
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        reader = AnyReader([_Folder(path) if path.is_dir() else path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
     except Exception as error:  # rosbags raises its own, sqlite's, YAML's and Python's own errors on damaged files
         raise SourceError(f"{path}: cannot be read as a bag: {_reason(error)}") from None

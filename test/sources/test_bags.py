@@ -63,6 +63,14 @@ def test_a_single_storage_file_is_a_bag_too(tmp_path: Path, storage: str) -> Non
         assert read(bag) == [(5, 10)]
 
 
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_folder_may_be_named_like_a_ros1_bag(tmp_path: Path, storage: str) -> None:
+    write_image_bag(tmp_path / "drive.bag", [(5, IMAGES[1])], storage=storage)
+    with ImageBag(tmp_path / "drive.bag") as bag:
+        assert bag.storage == storage
+        assert read(bag) == [(5, 10)]
+
+
 def test_ros1_bags_are_read_and_answered_in_mcap(tmp_path: Path) -> None:
     with ImageBag(write_ros1_bag(tmp_path / "old.bag")) as bag:
         assert (bag.topic, bag.storage, bag.message_count) == ("/cam/image", "mcap", 5)
