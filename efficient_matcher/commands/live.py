@@ -13,7 +13,7 @@ from typing import Any
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.summary import COLUMNS, Summary, counts, distributions
 from efficient_matcher.config import Config
-from efficient_matcher.core.live import settle_memory
+from efficient_matcher.core.memory import settle_memory
 from efficient_matcher.errors import SourceError
 from efficient_matcher.files import write_json
 from efficient_matcher.ros import messages

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.core.live import settle_memory
+from efficient_matcher.core.memory import settle_memory
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.evaluate.disturbance import taken
 

@@ -22,7 +22,7 @@ from efficient_matcher.learn.cluster import SharedValues
 from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
-from efficient_matcher.learn.prune import Masks, Ramp, prune_magnitude, stored_weight, weight_layers
+from efficient_matcher.learn.prune import Masks, Ramp, Regrowth, prune_magnitude, stored_weight, weight_layers
 from efficient_matcher.learn.quantization_aware import as_deployed, unrounded
 from efficient_matcher.learn.recipe import setting, to_mapping
 from efficient_matcher.learn.stem import with_half_stem
@@ -49,6 +49,7 @@ class SuperPointFinetuning:
     task: float = setting(0.5, minimum=0.0)  # weight of the losses of training
     distill: ExtractorDistillation = ExtractorDistillation()
     prune: Ramp | None = None
+    regrow: Regrowth | None = None  # zeros change places
     keep_zeros: bool = True
     keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
     rounded_bits: int = setting(0, choices=(0, 4, 8))  # learn as deployed in so few; see quantization_aware.py
@@ -62,6 +63,7 @@ class SuperPointFinetuning:
                              "rounded_bits and prune")
         if self.keep_codebooks and self.rounded_bits:
             raise ValueError("keep_codebooks and rounded_bits each say what values weights may have; choose one")
+        _check_regrowth(self)
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,12 @@ class SuperGlueFinetuning:
     task: float = setting(1.0, minimum=0.0)
     distill: float = setting(1.0, minimum=0.0)  # weight of the divergence of the assignments
     prune: Ramp | None = None
+    regrow: Regrowth | None = None  # zeros change places
     keep_zeros: bool = True
     keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
+
+    def __post_init__(self) -> None:
+        _check_regrowth(self)
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,17 @@ class JointFinetuning:
     distill_matching: float = setting(1.0, minimum=0.0)
     prune_superpoint: Ramp | None = None
     prune_superglue: Ramp | None = None
+    regrow: Regrowth | None = None  # zeros of both change places
     keep_zeros: bool = True
     keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
+
+    def __post_init__(self) -> None:
+        _check_regrowth(self)
+
+
+def _check_regrowth(recipe: SuperPointFinetuning | SuperGlueFinetuning | JointFinetuning) -> None:
+    if recipe.regrow is not None and (recipe.keep_codebooks or not recipe.keep_zeros):
+        raise ValueError("regrow moves the zeros there are; it goes with keep_zeros and without keep_codebooks")
 
 
 def finetune_superpoint(
@@ -118,7 +133,7 @@ def finetune_superpoint(
     config = extractor_training(student, recipe.pairs)
     learner = Learner(student.train(), config.descriptor_scale).to(compute.device, memory_format=torch.channels_last)
     teacher = teacher.to(compute.device) if teacher is not None else None
-    pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
+    pruning = Pruning([(student, recipe.prune)], recipe)
     labels = labels if labels is not None else no_labels(images)
     loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute, pruning)
 
@@ -183,12 +198,13 @@ def no_labels(images: ImageSet) -> Labels:
 class Pruning(Constraint):
     """Masks and ramps of the networks of one run."""
 
-    def __init__(self, parts: list[tuple[Network, Ramp | None]], keep_zeros: bool, steps: int,
-                 keep_codebooks: bool = False) -> None:
-        """parts: the networks that learn; keep_zeros, keep_codebooks: hold what is there of them at the start."""
-        self._shared = [SharedValues(network) for network, _ in parts] if keep_codebooks else []
-        self._parts, self._steps = parts, steps
-        self._masks = [Masks(network) if keep_zeros or ramp is not None else None for network, ramp in parts]
+    def __init__(self, parts: list[tuple[Network, Ramp | None]], recipe: Any) -> None:
+        """parts: the networks that learn, by a recipe of this module, which says whether zeros and equal values that are
+        there at the start stay so."""
+        self._shared = [SharedValues(network) for network, _ in parts] if recipe.keep_codebooks else []
+        self._parts, self._steps, self._regrowth = parts, recipe.loop.steps, recipe.regrow
+        self._masks = [Masks(network, self._regrowth is not None) if recipe.keep_zeros or ramp is not None else None
+                       for network, ramp in parts]
         self._shares = [0.0] * len(parts)
 
     def begin(self) -> None:
@@ -197,13 +213,31 @@ class Pruning(Constraint):
             masks.renew()
 
     def before(self, step: int) -> None:
-        """Prune where the ramp rises."""
+        """Prune where the ramp rises, then let zeros change places."""
         for i, ((network, ramp), masks) in enumerate(zip(self._parts, self._masks)):
             if ramp is None or masks is None or (share := ramp.share(step, self._steps)) == self._shares[i]:
                 continue
             prune_magnitude(network, ramp, share)
             masks.renew()
             self._shares[i] = share
+        if self._regrowth and (moving := self._regrowth.share_at(step, self._steps)):
+            for masks in filter(None, self._masks):
+                masks.regrow(moving)
+
+    def on_gradients(self) -> None:
+        """Zeros have no gradient."""
+        for masks in filter(None, self._masks):
+            masks.mask_gradients()
+
+    def state(self) -> dict[str, Any]:
+        """The gradients summed up since zeros last changed places."""
+        return {"wanted": [masks.wanted for masks in filter(None, self._masks)]} if self._regrowth else {}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """See `state`."""
+        for masks, wanted in zip(filter(None, self._masks), state.get("wanted", [])):
+            for own, saved in zip(masks.wanted, wanted):
+                own.copy_(saved)
 
     def after(self) -> None:
         """Set to zero again what the optimizer's momentum moved."""

@@ -49,7 +49,7 @@ def finetune_superglue(
     student = sparse_form(student) if recipe.prune is not None else student
     student = student.train().to(compute.device)
     teacher = teacher.to(compute.device) if teacher is not None else None
-    pruning = Pruning([(student, recipe.prune)], recipe.keep_zeros, recipe.loop.steps, recipe.keep_codebooks)
+    pruning = Pruning([(student, recipe.prune)], recipe)
     config = SuperGlueTraining(network=student.config, views=recipe.views)
     loop = begun_loop(student, recipe, "superglue", folder, [start], [teacher], compute, pruning)
 
@@ -76,8 +76,7 @@ def finetune_both(
     superglue = sparse_form(superglue) if recipe.prune_superglue is not None else superglue
     config = extractor_training(superpoint, recipe.pairs)
     pair = Pair(superpoint.train(), superglue.train(), config.descriptor_scale).to(compute.device)
-    pruning = Pruning([(superpoint, recipe.prune_superpoint), (superglue, recipe.prune_superglue)], recipe.keep_zeros,
-                      recipe.loop.steps, recipe.keep_codebooks)
+    pruning = Pruning([(superpoint, recipe.prune_superpoint), (superglue, recipe.prune_superglue)], recipe)
     views = ViewConfig(width=recipe.pairs.width, height=recipe.pairs.height)
     matching = SuperGlueTraining(network=superglue.config, views=views)
     labels = labels if labels is not None else no_labels(images)

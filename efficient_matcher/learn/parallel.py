@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from efficient_matcher.core.live import keep_freed_memory
+from efficient_matcher.core.memory import keep_freed_memory
 from efficient_matcher.errors import MatcherError
 
 Result = TypeVar("Result")

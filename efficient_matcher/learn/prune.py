@@ -5,6 +5,7 @@ The mask is the exact zeros of a weight tensor; the weight file's note `pruned` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +19,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.superglue import TokenLinear
+
+SPROUT = 1e-6  # of a weight that was zero and begins again
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,22 @@ class Ramp(MagnitudePruning):
         if self.schedule == "rounds":
             return min(self.rounds, int(time * self.rounds) + 1) / self.rounds if time >= 0 else 0.0
         return 1 - (1 - min(1.0, max(0.0, time))) ** 3
+
+
+@dataclass(frozen=True)
+class Regrowth:
+    """Zeros that change places while finetuning (Evci et al., "Rigging the lottery", 2020; of gradients summed over many
+    steps, as a single step's say little in small batches)."""
+
+    share: float = setting(0.2, minimum=0.0, below=1.0)  # of the weights left, at first; falls as a cosine
+    every: int = setting(100, minimum=1)  # steps
+    until: float = setting(0.7, minimum=0.0, below=1.0)  # share of the run
+
+    def share_at(self, step: int, steps: int) -> float:
+        """Of the weights left, those that change places before `step` of `steps`; mostly none."""
+        if not step or step % self.every or step > self.until * steps:
+            return 0.0
+        return self.share * 0.5 * (1 + math.cos(math.pi * step / (self.until * steps)))
 
 
 def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -110,28 +129,54 @@ def nonzero_parameters(network: nn.Module) -> int:
 
 
 class Masks:
-    """Keeps zeros of a network's weights zero through an optimizer's steps.
+    """Keeps zeros of a network's weights zero through an optimizer's steps; or lets them change places.
 
-    Gradients of masked weights are zeroed as they arrive; `hold` does the same to the weights, which matters after a
-    new pruning, where the optimizer's momentum would move them.
+    Gradients of masked weights are to be zeroed by `mask_gradients`; `hold` does the same to the weights, which matters
+    after a new pruning, where the optimizer's momentum would move them.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, collect: bool = False) -> None:
+        """collect: sum the gradients up, which `regrow` asks."""
         self._weights = [stored_weight(layer) for layer in weight_layers(network).values()]
         self._masks: list[Tensor] = []
+        self.wanted = [torch.zeros_like(weight) for weight in self._weights] if collect else []  # summed gradients
         self.renew()
-        for index, weight in enumerate(self._weights):
-            weight.register_hook(lambda gradient, i=index: gradient * self._masks[i])
 
     def renew(self) -> None:
         """Take the zeros of now as the masks."""
         self._masks = [(weight.detach() != 0).to(weight.dtype) for weight in self._weights]
 
     @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Set gradients of masked weights to zero, once they are the same in all processes."""
+        for index, (weight, mask) in enumerate(zip(self._weights, self._masks)):
+            if weight.grad is None:
+                continue
+            if self.wanted:
+                self.wanted[index] += weight.grad
+            weight.grad.mul_(mask)
+
+    @torch.no_grad()
     def hold(self) -> None:
         """Set masked weights to zero."""
         for weight, mask in zip(self._weights, self._masks):
             weight.mul_(mask)
+
+    @torch.no_grad()
+    def regrow(self, share: float) -> None:
+        """In each layer, `share` of the weights that are left become zero, the least; as many zeros return, those whose
+        gradients since the last time add up to the most. They begin so small that nothing changes, but for not being
+        zero, which is what tells them from pruned ones."""
+        for index, (weight, wanted) in enumerate(zip(self._weights, self.wanted)):
+            flat, left = weight.flatten(), self._masks[index].flatten() != 0
+            number = min(round(share * int(left.sum())), int((~left).sum()))
+            least = torch.where(left, flat.abs(), torch.inf).topk(number, largest=False).indices
+            most = torch.where(left, -1.0, wanted.flatten().abs()).topk(number).indices
+            flat[least] = 0
+            flat[most] = torch.where(wanted.flatten()[most] > 0, -SPROUT, SPROUT)
+            weight.copy_(flat.view_as(weight))
+            wanted.zero_()
+        self.renew()
 
 
 def _ratios(layers: dict[str, nn.Module], recipe: MagnitudePruning) -> tuple[dict[str, float], list[str]]:

@@ -39,6 +39,16 @@ class Constraint:
     def before(self, step: int) -> None:
         """Called before each step."""
 
+    def on_gradients(self) -> None:
+        """Called when a step's gradients are known, the same in all processes."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it, besides the weights."""
+        return {}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
     def after(self) -> None:
         """Called after each of the optimizer's steps, before the weights are averaged or saved."""
 
@@ -103,6 +113,7 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._constraint.resume(state.get("constraint", {}))
         self.step, self.seconds = state["step"], state["seconds"]
         return True
 
@@ -134,7 +145,7 @@ class Loop:
             return
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
-                 "description": self.description}
+                 "description": self.description, "constraint": self._constraint.state()}
         partial = self.checkpoint_path.with_suffix(".partial")
         try:
             torch.save(state, partial)
@@ -163,6 +174,7 @@ class Loop:
         if not torch.isfinite(loss):
             raise TrainingError(f"{self.folder}: the loss is not finite at step {self.step}; "
                                 "lower the learning rate and resume from the checkpoint")
+        self._constraint.on_gradients()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self._constraint.after()

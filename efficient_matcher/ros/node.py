@@ -26,7 +26,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from efficient_matcher.core.live import settle_memory
+from efficient_matcher.core.memory import settle_memory
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.ros import params
 from efficient_matcher.ros.inputs import CameraInputs

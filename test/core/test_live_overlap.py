@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +15,7 @@ import pytest
 from efficient_matcher import Matcher
 from efficient_matcher.config import Config
 from efficient_matcher.core.backend import Arrays
-from efficient_matcher.core.live import OverlappingWorker, settle_memory
+from efficient_matcher.core.live import OverlappingWorker
 from efficient_matcher.core.pipeline import Tracker
 
 PATIENCE_S = 20.0
@@ -184,35 +182,6 @@ def test_memory_does_not_grow_over_hundreds_of_frames(start: Callable, overlappi
     assert run_many(240) - objects < 500  # two a frame would be 480
     assert worker.stats().failed == 0, worker.stats().last_error
     assert _held_mib() - before < 4
-
-
-def test_what_is_loaded_is_left_out_of_later_collections() -> None:
-    before = gc.get_freeze_count()
-    try:
-        settle_memory()
-        assert gc.get_freeze_count() > before + 1000
-        assert len(gc.get_objects()) < 1000
-    finally:
-        gc.unfreeze()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-def test_memory_of_a_frame_is_kept_for_the_next() -> None:
-    script = """if True:
-        import resource
-        import numpy as np
-        from efficient_matcher.core.live import settle_memory
-        settle_memory()
-        def faults_of_a_frame():
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            first, second, third = (np.ones(2_000_000, np.float32) for _ in range(3))
-            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-        for _ in range(3):
-            faults = faults_of_a_frame()
-        print(faults)
-    """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 50  # of 5,900 pages
 
 
 @pytest.mark.skipif("EFFICIENT_MATCHER_SOAK" not in os.environ, reason="minutes; set EFFICIENT_MATCHER_SOAK to frames")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from efficient_matcher.learn.finetune import (
 from efficient_matcher.learn.finetune_matching import (
     as_batch, finetune_both, finetune_superglue, matching_loss, read_features)
 from efficient_matcher.learn.fold import folded
-from efficient_matcher.learn.prune import Ramp, sparsity, weight_layers
+from efficient_matcher.learn.prune import Ramp, Regrowth, sparsity, weight_layers
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from efficient_matcher.learn.train_superglue import SuperGlueTraining
@@ -99,6 +100,32 @@ def test_pruning_ramps_up_while_the_matcher_learns_and_the_average_has_the_zeros
     assert kept.bin_score.item() != matcher().bin_score.item()
 
 
+def test_zeros_that_change_places_are_as_many_and_a_resumed_run_moves_the_same_ones(
+        images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = extract_views(extractor(), images, VIEWS, 0)
+    pruned = SuperGlueFinetuning(loop=LOOP, views=VIEWS, pairs=2, keypoints=12,
+                                 prune=Ramp(0.5, "layer", {"kenc.*": 0.0}, end=0.5, every=1))
+    sparse, _ = finetune_superglue(matcher(), views, pruned, tmp_path / "sparse")
+    recipe = replace(pruned, prune=None, loop=replace(LOOP, steps=8, average_decay=0.0),
+                     regrow=Regrowth(0.5, every=3, until=0.9))
+    moved, _ = finetune_superglue(copy.deepcopy(sparse), views, recipe, tmp_path / "whole")
+    layer = "gnn.layers.0.mlp.0"
+    old, new = (weight_layers(network)[layer].weight == 0 for network in (sparse, moved))
+    assert int((old & ~new).sum()) == int((~old & new).sum()) > 0
+    one_step = Loop._one_step
+
+    def interrupted(loop: Loop, *arguments: object) -> object:
+        figures, _ = one_step(loop, *arguments)
+        return figures, loop.step in (2, 4)  # between two regrowths, and right after one
+    for _ in range(2):
+        monkeypatch.setattr(Loop, "_one_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_superglue(copy.deepcopy(sparse), views, recipe, tmp_path / "broken")
+    monkeypatch.setattr(Loop, "_one_step", one_step)
+    again, _ = finetune_superglue(copy.deepcopy(sparse), views, recipe, tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), moved.parameters(), strict=True))
+
+
 def test_the_matching_loss_alone_reaches_the_extractor(images: ImageSet) -> None:
     superpoint, superglue = extractor(), matcher()
     with torch.no_grad():  # positions and scores count for nothing in a matcher that has just begun
@@ -154,7 +181,9 @@ def test_a_share_of_the_start_stays_in_what_was_learned(images: ImageSet, tmp_pa
 @pytest.mark.parametrize("settings, told", [
     ({"start_share": 0.5, "half_stem": True}, "start_share mixes two networks of one build"),
     ({"start_share": 0.5, "rounded_bits": 8}, "start_share mixes two networks of one build"),
-    ({"keep_codebooks": True, "rounded_bits": 8}, "choose one")])
+    ({"keep_codebooks": True, "rounded_bits": 8}, "choose one"),
+    ({"keep_codebooks": True, "regrow": Regrowth()}, "without keep_codebooks"),
+    ({"keep_zeros": False, "regrow": Regrowth()}, "with keep_zeros")])
 def test_settings_that_contradict_each_other(settings: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         SuperPointFinetuning(**settings)

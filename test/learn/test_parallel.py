@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from efficient_matcher.learn import parallel
 
 WORK = """
 from pathlib import Path
+import resource
+import numpy as np
 import torch
 from torch import nn
 from efficient_matcher.errors import MatcherError
@@ -25,6 +28,14 @@ def average(folder):
     model.weight.grad = torch.full((1, 2), float(parallel.rank() + 1))
     loss, stop = parallel.average_over_processes(model, torch.tensor(4.0 * parallel.rank()), parallel.rank() == 1)
     Path(folder, str(parallel.rank())).write_text(f"{model.weight.grad.tolist()} {loss.item()} {stop}")
+
+def step(folder):
+    def faults_of_a_step():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        first, second, third = (np.ones(2_000_000, np.float32) for _ in range(3))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    faults = [faults_of_a_step() for _ in range(4)]
+    Path(folder, str(parallel.rank())).write_text(str(faults[-1]))
 
 def fail(folder):
     if parallel.rank() == 1:
@@ -49,6 +60,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_gradients_loss_and_the_wish_to_stop_are_shared(work: ModuleType, tmp_path: Path) -> None:
     parallel.launch(work.average, 2, str(tmp_path))
     assert [(tmp_path / name).read_text() for name in "01"] == ["[[1.5, 1.5]] 2.0 True"] * 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_memory_of_a_step_is_kept_for_the_next(work: ModuleType, tmp_path: Path) -> None:
+    parallel.launch(work.step, 2, str(tmp_path))
+    assert max(int((tmp_path / name).read_text()) for name in "01") < 50  # of 5,900 pages
 
 
 def test_one_process_alone_needs_no_others(work: ModuleType, tmp_path: Path) -> None:

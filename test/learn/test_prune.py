@@ -6,7 +6,7 @@ import pytest
 import torch
 from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.prune import (
-    MagnitudePruning, Masks, Ramp, nonzero_parameters, prune_magnitude, sparsity)
+    MagnitudePruning, Masks, Ramp, Regrowth, nonzero_parameters, prune_magnitude, sparsity)
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from torch import nn
@@ -81,6 +81,7 @@ def test_zeros_stay_zero_through_an_optimizer_with_momentum() -> None:
     def step() -> None:
         optimizer.zero_grad()
         network(torch.ones(1, 1, 1, 1)).square().sum().backward()
+        masks.mask_gradients()
         optimizer.step()
     step()
     prune_magnitude(network, MagnitudePruning(0.5))
@@ -92,3 +93,42 @@ def test_zeros_stay_zero_through_an_optimizer_with_momentum() -> None:
     masks.hold()
     assert sparsity(network) == {"0": 0.5, "1": 0.5}
     assert all(torch.equal(layer.weight == 0, zero) for layer, zero in zip(network, zeros))
+
+
+def test_zeros_go_where_gradients_are_largest_and_come_from_the_least_weights() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 6, 1, bias=False))
+    weight = network[0].weight
+    with torch.no_grad():
+        weight.copy_(torch.tensor([4.0, -0.5, 3, 0, 0, 0]).view(6, 1, 1, 1))
+    masks = Masks(network, collect=True)
+    for gradient in ([9.0, 9, 9, 1, -1, 2], [9.0, 9, 9, 1, -1, -2]):  # the last one's cancel out
+        weight.grad = torch.tensor(gradient).view(6, 1, 1, 1)
+        masks.mask_gradients()
+        assert weight.grad.flatten().tolist()[3:] == [0, 0, 0]
+    with torch.no_grad():
+        masks.wanted[0][4] *= 1.5
+    masks.regrow(0.34)  # one of three
+    assert weight.flatten().tolist() == [4, 0, 3, 0, pytest.approx(1e-6), 0]  # against its gradient
+    weight.grad = torch.ones_like(weight)
+    masks.mask_gradients()
+    assert weight.grad.flatten().tolist() == [1, 0, 1, 0, 1, 0]
+    assert masks.wanted[0].flatten().tolist() == [1] * 6  # counted anew
+
+
+def test_how_many_zeros_change_places() -> None:
+    regrowth = Regrowth(0.4, every=10, until=0.5)
+    assert [regrowth.share_at(step, 100) for step in (0, 5, 60, 90)] == [0, 0, 0, 0]
+    assert regrowth.share_at(20, 80) == pytest.approx(0.2) and regrowth.share_at(40, 80) == pytest.approx(0)
+
+
+def test_what_is_dense_and_what_is_laid_out_otherwise_regrow_too() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 4, 3)).to(memory_format=torch.channels_last)
+    prune_magnitude(network, MagnitudePruning(0.6, "layer", {"1": 0.0}))
+    masks = Masks(network, collect=True)
+    before = [layer.weight.detach().clone() for layer in network]
+    for wanted in masks.wanted:
+        wanted.copy_(torch.randn_like(wanted))
+    masks.regrow(0.5)
+    assert torch.equal(network[1].weight, before[1]) and sparsity(network)["0"] == pytest.approx(0.6, abs=0.01)
+    assert int(((network[0].weight != 0) & (before[0] == 0)).sum()) == 27  # half of 54
