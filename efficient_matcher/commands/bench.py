@@ -90,6 +90,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "tracked frame ms", _spread(report["tracked_frame_ms"]) + _ratio_of_p99(report["tracked_frame_ms"])
     yield "  undisturbed", _undisturbed(report)
+    yield "  fixed work beside it", f"p99 {report['yardstick_ms']['p99_over_median']:.2f} medians"
     for stage, value in report["stages_ms"].items():
         yield f"  {stage}", _spread(value)
     yield "in the networks", f"{_spread(report['networks_ms'])}   ({COUNTED['networks']})"
@@ -121,9 +122,9 @@ def _refined_rows(refined: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _undisturbed(report: dict[str, Any]) -> str:
-    """Of the frames during which no other program, nor the host of a virtual machine, had a core."""
+    """Of the frames during which no other program, nor the host of a virtual machine, had a core or slowed it down."""
     alone, frames = report["undisturbed_ms"], report["tracked_frame_ms"]["frames"]
-    found = f"{alone['frames']} of {frames} frames, during which nobody else had a core"
+    found = f"{alone['frames']} of {frames} frames, during which nobody else had a core or slowed it down"
     return found if not alone["frames"] else f"{_spread(alone)}{_ratio_of_p99(alone)}   ({found})"
 
 

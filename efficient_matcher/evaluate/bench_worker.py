@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.core.memory import settle_memory
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.evaluate.disturbance import taken
+from efficient_matcher.evaluate.disturbance import Yardstick, taken
 
 FIRST_FRAMES = 4  # until the first result, at most
 Timings = dict[str, float]  # ms per stage, and `total`
@@ -65,18 +65,26 @@ def _serve(requests: TextIO, answers: TextIO) -> None:
         if process(frames.read()) is not None:
             break
     _answer(answers, {"ready": True, **facts()})
+    # While the next frame is being extracted there is no moment at which other work would not be in its way.
+    yardstick = None if job.get("overlap") else Yardstick(job["threads"])
     settle_memory()
     for line in requests:
         count = json.loads(line)["frames"]
-        times = [timed for timed in (_watched(process, frames.read()) for _ in range(count)) if timed is not None]
-        _answer(answers, {"times": times, **facts()})
+        watched = (_watched(process, frames.read(), yardstick) for _ in range(count))
+        _answer(answers, {"times": [times for times in watched if times is not None], **facts()})
 
 
-def _watched(process: Process, image: NDArray[np.uint8]) -> Timings | None:
-    """The frame's times, and whether it was alone on the processors: `disturbed` is 0 or 1."""
+def _watched(process: Process, image: NDArray[np.uint8], yardstick: Yardstick | None) -> Timings | None:
+    """The frame's times, and how the processors were: `disturbed` is 1 if somebody else had one, else 0; `yardstick`
+    what fixed work took before or after it, whichever was longer, ms."""
+    around = [yardstick.ms()] if yardstick else []
     before = taken()
     times = process(image)
-    return times and {**times, "disturbed": float(taken() != before)}
+    after = taken()
+    if times is None:
+        return None
+    around += [yardstick.ms()] if yardstick else []
+    return {**times, "disturbed": float(after != before), **({"yardstick": max(around)} if around else {})}
 
 
 def _ours(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:

@@ -1,8 +1,36 @@
-"""Whether somebody else had the processors while a frame was timed: other programs, or the host of a virtual machine."""
+"""Whether the processors were ours, and as fast as ever, while a frame was timed: other programs take them, and so does
+the host of a virtual machine, which may also run them slower without telling."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+import numpy as np
+
 STEAL = 8  # column of the line `cpu` in /proc/stat: ticks in which the host ran something else
+
+_NUMBERS, _PASSES = 16384, 8  # of the fixed work: 0.2 ms a thread, in the nearest cache
+
+
+class Yardstick:
+    """The same little work every time, on each of the threads: only the machine can make it take longer."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads)
+        self._arrays = [(np.linspace(1, 2, _NUMBERS), np.empty(_NUMBERS)) for _ in range(threads)]
+
+    def ms(self) -> float:
+        """What the slowest thread took for it, its waking up not counted."""
+        return 1e3 * max(self._pool.map(_fixed_work, self._arrays))
+
+
+def _fixed_work(arrays: tuple[np.ndarray, np.ndarray]) -> float:
+    values, roots = arrays
+    start = perf_counter()
+    for _ in range(_PASSES):
+        np.sqrt(values, out=roots)
+    return perf_counter() - start
 
 
 def taken() -> tuple[int, int]:

@@ -35,6 +35,8 @@ OVERALL = ("total", "networks", "latency")  # of a frame's times, those that are
 COUNTED = {"networks": "time inside the runtime, all runs of extractor and matcher",
            "outside": "conversion, peaks and their descriptors, optimal transport, mutual check, homography"}
 DISTURBED = "disturbed"  # among a frame's times: 1 where somebody else had a core meanwhile, else 0
+YARDSTICK = "yardstick"  # among a frame's times: what fixed work took beside it, ms
+USUAL = 1.2  # medians of the yardstick; above, a core was slower than usual
 SETTLE_S = 0.05  # idle threads of the contestant before spin for a while
 
 
@@ -63,16 +65,20 @@ class Record:
 
     def summary(self) -> dict[str, Any]:
         """Median and p99 in ms, of the total and of each stage, and the facts; `undisturbed_ms`: the same of the total
-        of those frames during which nobody else had a core, so that what is ours can be told from the machine."""
-        names = dict.fromkeys(name for entry in self.times for name in entry if name != DISTURBED)
+        of those frames during which nobody else had a core and both were as fast as usual, so that what is ours can be
+        told from the machine; `yardstick_ms`: of the fixed work that tells how fast they were."""
+        names = dict.fromkeys(name for entry in self.times for name in entry if name not in (DISTURBED, YARDSTICK))
         stages = {name: spread([entry.get(name, 0.0) for entry in self.times]) for name in names}
         total, *others = [stages.pop(name, None) for name in OVERALL]
         overall = {f"{name}_ms": value for name, value in zip(OVERALL[1:], others) if value is not None}
         shares = [1 - entry["networks"] / entry["total"] for entry in self.times if "networks" in entry]
         outside = {"outside_networks_share": float(np.median(shares))} if shares else {}
-        alone = [entry["total"] for entry in self.times if not entry.get(DISTURBED)]
+        work = [entry[YARDSTICK] for entry in self.times if YARDSTICK in entry]
+        yardstick = {"yardstick_ms": _over_median(spread(work), len(work))} if work else {}
+        usual = USUAL * float(np.median(work)) if work else np.inf
+        alone = [entry["total"] for entry in self.times if not entry.get(DISTURBED) and entry.get(YARDSTICK, 0) <= usual]
         return {"tracked_frame_ms": _over_median(total, len(self.times)),
-                "undisturbed_ms": _over_median(spread(alone), len(alone)) if alone else {"frames": 0},
+                "undisturbed_ms": _over_median(spread(alone), len(alone)) if alone else {"frames": 0}, **yardstick,
                 "stages_ms": stages, **overall, **outside, **self.facts}
 
     @property

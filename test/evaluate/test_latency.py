@@ -12,7 +12,7 @@ import pytest
 
 from efficient_matcher.config import Config
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.evaluate import latency
+from efficient_matcher.evaluate import disturbance, latency
 from efficient_matcher.evaluate.bench_worker import FrameFile, peak_rss_mib
 from efficient_matcher.evaluate.disturbance import taken
 from efficient_matcher.evaluate.latency import BenchPlan, Contestant, Record, bench, spread, turns
@@ -44,6 +44,7 @@ def test_figures_of_a_small_run(frames: list[np.ndarray], config: Config) -> Non
     assert len(taken) == turns(plan, config)
     assert figures["tracked_frame_ms"]["frames"] == 6
     assert 0 < figures["tracked_frame_ms"]["median"] <= figures["tracked_frame_ms"]["p99"]
+    assert figures["yardstick_ms"]["frames"] == 6 and figures["yardstick_ms"]["median"] > 0
     assert set(figures["stages_ms"]) >= {"extract", "match", "homography"}
     assert sum(stage["median"] for stage in figures["stages_ms"].values()) < 2 * figures["tracked_frame_ms"]["p99"]
     assert figures["torch_in_process"] is False
@@ -74,6 +75,22 @@ def test_frames_somebody_else_disturbed_are_told_apart() -> None:
     assert figures["undisturbed_ms"] == {"median": 10, "p99": 10, "p99_over_median": 1, "frames": 90}
     assert "disturbed" not in figures["stages_ms"]
     assert Record(times=times[:1]).summary()["undisturbed_ms"] == {"frames": 0}
+
+
+def test_frames_beside_which_fixed_work_took_longer_are_told_apart() -> None:
+    slow = [index % 10 == 0 for index in range(100)]
+    times = [{"total": 10.0 + 20 * bad, "disturbed": 0.0, "yardstick": 0.2 + 0.1 * bad} for bad in slow]
+    figures = Record(times=times).summary()
+    assert figures["undisturbed_ms"] == {"median": 10, "p99": 10, "p99_over_median": 1, "frames": 90}
+    assert figures["yardstick_ms"]["p99_over_median"] == pytest.approx(1.5) and figures["yardstick_ms"]["frames"] == 100
+    assert "yardstick" not in figures["stages_ms"]
+
+
+def test_fixed_work_is_done_by_every_thread_and_the_slowest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert disturbance.Yardstick(2).ms() > 0
+    seconds = iter([0.25, 0.5, 0.125])
+    monkeypatch.setattr(disturbance, "_fixed_work", lambda arrays: next(seconds))
+    assert disturbance.Yardstick(3).ms() == 500
 
 
 def test_what_is_taken_only_grows() -> None:
