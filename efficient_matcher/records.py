@@ -38,13 +38,15 @@ class Features:
     """Keypoints of one image: keypoints [N,2] float32, scores [N] float32, descriptors [N,D] float32 unit rows.
 
     Best first, as a matcher network may attend to the first ones alone. image_size: (width, height) of the input
-    image, which the matcher needs to normalise positions.
+    image, which the matcher needs to normalise positions. spreads: [N] float32 above 0, what the standard deviations of
+    the positions are proportional to, px; None where that is not known.
     """
 
     keypoints: NDArray[np.float32]
     scores: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
+    spreads: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -71,6 +73,13 @@ class Matches:
         points0 = features0.keypoints[self.indices[:, 0]] if self.points0 is None else self.points0
         points1 = features1.keypoints[self.indices[:, 1]] if self.points1 is None else self.points1
         return points0, points1
+
+    def spreads(self, features0: Features, features1: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Of the matched points in image 0 and image 1, [K] each as in Features; None where either is not known, or
+        refinement has placed them."""
+        if self.points0 is not None or features0.spreads is None or features1.spreads is None:
+            return None
+        return features0.spreads[self.indices[:, 0]], features1.spreads[self.indices[:, 1]]
 
 
 @dataclass(frozen=True)

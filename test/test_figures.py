@@ -9,10 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FIGURES, README = ROOT / "docs" / "figures", (ROOT / "README.md").read_text()
+DOCS = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 
 
 def figures(name: str) -> dict:
     return json.loads((FIGURES / f"{name}.json").read_text())
+
+
+def slashed(auc: dict[str, float]) -> str:
+    return " / ".join(f"{value:.1f}" for value in auc.values())
 
 
 @pytest.mark.parametrize(("method", "fit"), [
@@ -21,7 +26,7 @@ def figures(name: str) -> dict:
 def test_accuracy(method: str, fit: str) -> None:
     clean, hard = (next(row for row in figures("evaluate")["results"]
                         if (row["method"], row["variant"]) == (method, variant)) for variant in ("clean", "hard"))
-    cells = [" / ".join(f"{value:.1f}" for value in row["strict"]["auc"][fit].values()) for row in (clean, hard)]
+    cells = [slashed(row["strict"]["auc"][fit]) for row in (clean, hard)]
     assert f"| {cells[0]} | {cells[1]} |" in README
     if fit == "ransac":
         assert f"| {clean['precision']:.1f} / {clean['recall']:.1f} (" in README
@@ -35,7 +40,38 @@ def test_speed(name: str) -> None:
         assert told in README, told
 
 
+def test_speed_on_openvino() -> None:
+    report = figures("bench-openvino")
+    times = report["tracked_frame_ms"]
+    assert f"{times['median']:.0f} / {times['p99']:.0f} ms, {report['ratio_to_dense_torch']:.1f} times" in README
+
+
+def test_twice_the_keypoints() -> None:
+    bundle, sift = figures("evaluate-1024")["results"]
+    cells = [slashed(row["strict"]["auc"][fit]) for row in (bundle, sift) for fit in ("ransac", "robust")]
+    assert f"an AUC of {cells[0]} (robust fit {cells[1]}), SIFT {cells[2]} ({cells[3]})" in README
+    rates = [f"{row['precision']:.1f} / {row['recall']:.1f}" for row in (bundle, sift)]
+    assert f"{rates[0]} and {rates[1]}" in README
+
+
+@pytest.mark.parametrize("method", ["default", "accurate", "sift"])
+def test_relative_pose(method: str) -> None:
+    levels = [row for row in figures("pose")["results"] if row["method"] == method]
+    precision = " / ".join(f"{row['precision']:.1f}" for row in levels)
+    cells = " | ".join([*(slashed(row["auc"]) for row in levels), precision])
+    assert f"| {cells} |" in DOCS["evaluation"]
+
+
+@pytest.mark.parametrize("row", figures("compression")["rows"], ids=lambda row: row["title"])
+def test_compression(row: dict) -> None:
+    cells = [f"{row['bytes'] / 1024:,.0f} ({100 * row['size_share']:.1f} %)", f"{row['nonzero'] / 1e6:.2f} M",
+             f"{row['tracked_frame_ms']['median']:.0f} ({row['times_faster']:.2f})"]
+    for found in row["accuracy"].values():
+        cells += [slashed(found["auc"]), slashed(found["auc_own_fit"]), f"{found['precision']:.1f} / {found['recall']:.1f}"]
+    assert f"| {row['title']} | {' | '.join(cells)} |" in DOCS["compression"]
+
+
 def test_every_file_of_figures_is_named_by_a_page() -> None:
-    pages = README + "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    pages = README + "".join(DOCS.values())
     for path in FIGURES.glob("*.json"):
         assert path.name in pages, path.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -31,6 +31,15 @@ def test_matched_points_are_picked_by_the_indices_of_their_side() -> None:
                         make_homography(None))
     assert result.points0.tolist() == [[4, 5], [0, 1]]
     assert result.points1.tolist() == [[6, 7], [8, 9]]
+
+
+def test_spreads_are_those_of_the_matched_keypoints_until_refinement_moves_them() -> None:
+    sides = [Features(np.zeros((3, 2), np.float32), np.zeros(3, np.float32), np.zeros((3, 4), np.float32), (64, 48),
+                      np.float32(spreads)) for spreads in ([1, 2, 3], [4, 5, 6])]
+    matches = Matches(np.int32([[2, 0], [0, 1]]), np.float32([0.9, 0.8]))
+    assert [spreads.tolist() for spreads in matches.spreads(*sides)] == [[3, 1], [4, 5]]
+    assert matches.spreads(sides[0], replace(sides[1], spreads=None)) is None
+    assert replace(matches, points0=np.zeros((2, 2)), points1=np.zeros((2, 2))).spreads(*sides) is None
 
 
 def test_no_matches_have_no_points() -> None:

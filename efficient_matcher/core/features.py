@@ -22,7 +22,9 @@ from efficient_matcher.records import Features, Frame
 CENTROID_REACH = 2  # sub-pixel positions come from (2 * 2 + 1)^2 pixels, as in training
 MOST_TIES = 24  # equal peaks that are compared one by one
 _STEPS = np.arange(-CENTROID_REACH, CENTROID_REACH + 1)
-_MOMENTS = np.array([(1, dx, dy) for dy in _STEPS for dx in _STEPS], np.float32)  # mass, x and y of a window
+# Of a window: mass, x and y, and the squared distance from its middle.
+_MOMENTS = np.array([(1, dx, dy, dx * dx + dy * dy) for dy in _STEPS for dx in _STEPS], np.float32)
+LEAST_SPREAD = np.float32(0.02)  # px^2; a single pixel has none at all
 
 
 class Extractor:
@@ -44,23 +46,29 @@ class Extractor:
         if height % CELL or width % CELL:
             raise ImageError(f"frame is {width} x {height} pixels, sides must be multiples of {CELL}")
         outputs = self.backend.run({"image": frame.image[None, None]})
-        points, scores = detect(outputs["scores"][0], self.config)
+        points, scores, spreads = detect(outputs["scores"][0], self.config)
         descriptors = sample_descriptors(outputs["descriptors"][0], points)
-        return Features(_to_input(points, frame.scale), scores, descriptors, frame.input_size)
+        spreads = None if spreads is None else spreads * np.float32(sum(frame.scale) / 2)
+        return Features(_to_input(points, frame.scale), scores, descriptors, frame.input_size, spreads)
 
 
-def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Keypoints of a score map [H,W]: positions [N,2] in its pixels and scores [N], sorted by score descending.
+def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[
+        NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Keypoints of a score map [H,W]: positions [N,2] in its pixels and scores [N], sorted by score descending, and
+    what their standard deviations are proportional to [N].
 
     Threshold, border and the distance between keypoints refer to whole pixels; the sub-pixel step
-    then moves each keypoint by up to 2 px.
+    then moves each keypoint by up to 2 px. How far it ends up from where it belongs grows with how far the scores are
+    spread about it: from the sharpest to the most blurred fifth of the keypoints, threefold, in proportion to the
+    variance. Without the step all are as good as a whole pixel, and nothing is known.
     """
     sites = _peaks(score_map, config)[: config.max_keypoints]
     y, x = np.divmod(sites, score_map.shape[1])
-    points = np.column_stack([x, y]).astype(np.float32)
+    points, spreads = np.column_stack([x, y]).astype(np.float32), None
     if config.subpixel:
-        points += _centroid_offsets(score_map, x, y)
-    return points, score_map.ravel()[sites]
+        offsets, spreads = _centroids(score_map, x, y)
+        points += offsets
+    return points, score_map.ravel()[sites], spreads
 
 
 def sample_descriptors(
@@ -142,17 +150,19 @@ def _dilated(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     return cv2.dilate(values, np.ones((side, side), np.uint8))
 
 
-def _centroid_offsets(score_map: NDArray[np.float32], x: NDArray[np.int64],
-                      y: NDArray[np.int64]) -> NDArray[np.float32]:
-    """From peaks at x, y [N] to the centroids of the scores around them, [N,2] px; windows end at the border."""
+def _centroids(score_map: NDArray[np.float32], x: NDArray[np.int64],
+               y: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """From peaks at x, y [N] to the centroids of the scores around them, [N,2] px, and the variance of the scores about
+    these [N] px^2; windows end at the border."""
     reach, (height, width) = CENTROID_REACH, score_map.shape
     windows = score_map
     if len(x) and min(x.min(), y.min(), width - 1 - x.max(), height - 1 - y.max()) < reach:
         windows, x, y, width = np.pad(score_map, reach), x + reach, y + reach, width + 2 * reach
     sites = (y * width + x)[:, None] + (_STEPS[:, None] * width + _STEPS).ravel()
-    windows = windows.ravel().take(sites)
-    moments = windows @ _MOMENTS
-    return moments[:, 1:] / moments[:, :1]
+    moments = windows.ravel().take(sites) @ _MOMENTS
+    means = moments[:, 1:] / moments[:, :1]
+    offsets = means[:, :2]
+    return offsets, np.maximum(means[:, 2] - np.einsum("nd,nd->n", offsets, offsets), LEAST_SPREAD)
 
 
 def _to_input(points: NDArray[np.float32], scale: tuple[float, float]) -> NDArray[np.float32]:

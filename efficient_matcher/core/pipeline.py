@@ -184,7 +184,8 @@ def _is_supported(H: NDArray[np.float64], view: View, matches: Matches, config: 
 
 def _fit(features0: Features, features1: Features, matches: Matches, config: Config) -> Homography:
     points0, points1 = matches.positions(features0, features1)
-    return fit_homography(points0, points1, features0.image_size, config.geometry)
+    return fit_homography(points0, points1, features0.image_size, config.geometry,
+                          matches.spreads(features0, features1))
 
 
 class _Clock:

@@ -56,16 +56,16 @@ class Baseline:
         responses = np.array([keypoint.response for keypoint in keypoints], np.float32)
         best = np.argsort(-responses, kind="stable")[: self._max_keypoints]  # OpenCV keeps ties beyond the number asked
         points = cv2.KeyPoint.convert(keypoints)
-        return Features(np.asarray(points, np.float32)[best], responses[best], descriptors[best], size)
+        sizes = np.array([keypoint.size for keypoint in keypoints], np.float32)  # blobs are placed in proportion to these
+        return Features(np.asarray(points, np.float32)[best], responses[best], descriptors[best], size, sizes[best])
 
     def match(self, features0: Features, features1: Features) -> PairResult:
         """Mutual nearest neighbours and the project's own robust homography; timings in ms."""
         start = time.perf_counter()
         matches = self._mutual_nearest(features0, features1)
         matched = time.perf_counter()
-        points0 = features0.keypoints[matches.indices[:, 0]]
-        points1 = features1.keypoints[matches.indices[:, 1]]
-        homography = fit_homography(points0, points1, features0.image_size, self._geometry)
+        homography = fit_homography(*matches.positions(features0, features1), features0.image_size, self._geometry,
+                                    matches.spreads(features0, features1))
         fitted = time.perf_counter()
         timings = {"match": 1e3 * (matched - start), "homography": 1e3 * (fitted - matched)}
         return PairResult(features0, features1, matches, homography, timings)

@@ -59,11 +59,9 @@ class NearestNeighbourMatcher:
     def match(self, features0: Features, features1: Features) -> PairResult:
         """Mutual nearest neighbours by descriptor, and core's homography."""
         matches = nearest_neighbour_matches(features0, features1)
-        points0 = features0.keypoints[matches.indices[:, 0]]
-        points1 = features1.keypoints[matches.indices[:, 1]]
-        homography = fit_homography(points0, points1, features0.image_size, self._matcher.config.geometry)
+        homography = fit_homography(*matches.positions(features0, features1), features0.image_size,
+                                    self._matcher.config.geometry, matches.spreads(features0, features1))
         return PairResult(features0, features1, matches, homography)
-
 
     def refine(self, result: PairResult, image0: NDArray[np.uint8], image1: NDArray[np.uint8]) -> PairResult:
         """The result with refined matches, by the bundle's settings."""

@@ -45,14 +45,14 @@ class FixedBackend:
 
 def test_keypoints_come_best_first() -> None:
     scores = score_map({(10, 20): 0.3, (40, 8): 0.9, (50, 40): 0.5})
-    points, values = detect(scores, WHOLE_PIXELS)
+    points, values, _ = detect(scores, WHOLE_PIXELS)
     assert points.tolist() == [[40, 8], [50, 40], [10, 20]]
     np.testing.assert_array_equal(values, np.float32([0.9, 0.5, 0.3]))
     assert points.dtype == values.dtype == np.float32
 
 
 def test_black_frame_gives_no_keypoints() -> None:
-    points, values = detect(score_map({}), ExtractConfig(score_threshold=0.0))
+    points, values, _ = detect(score_map({}), ExtractConfig(score_threshold=0.0))
     assert points.shape == (0, 2) and values.shape == (0,)
 
 
@@ -116,8 +116,8 @@ def test_top_k_of_equal_scores_is_the_raster_order() -> None:
 def test_the_best_are_kept() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random((120, 160)).astype(np.float32)
-    everything, all_values = detect(scores, ExtractConfig(max_keypoints=8192))
-    points, values = detect(scores, ExtractConfig(max_keypoints=50))
+    everything, all_values, _ = detect(scores, ExtractConfig(max_keypoints=8192))
+    points, values, _ = detect(scores, ExtractConfig(max_keypoints=50))
     assert len(everything) > 100
     np.testing.assert_array_equal(points, everything[:50])
     np.testing.assert_array_equal(values, np.sort(all_values)[::-1][:50])
@@ -138,6 +138,23 @@ def test_centroid_finds_a_peak_between_pixels() -> None:
     y, x = np.mgrid[:48, :64]
     scores = np.exp(-((x - 30.3) ** 2 + (y - 21.8) ** 2) / (2 * 0.6**2)).astype(np.float32)
     np.testing.assert_allclose(detect(scores, ExtractConfig())[0], [[30.3, 21.8]], atol=0.02)
+
+
+def test_spread_is_the_variance_of_the_scores_about_the_centroid() -> None:
+    scores = score_map({(20, 20): 0.4, (21, 20): 0.2, (20, 22): 0.2, (40, 30): 0.9})
+    points, _, spreads = detect(scores, ExtractConfig())
+    np.testing.assert_allclose(points, [[40, 30], [20.25, 20.5]], atol=1e-6)
+    # Mean squares of x and of y less those of the centroid; a single pixel has next to none.
+    np.testing.assert_allclose(spreads, [0.02, 0.25 * 1 - 0.25**2 + 0.25 * 4 - 0.5**2], atol=1e-6)
+    assert detect(scores, WHOLE_PIXELS)[2] is None
+
+
+def test_spreads_are_in_input_pixels() -> None:
+    scores = score_map({(20, 20): 0.4, (21, 20): 0.2})
+    backend = FixedBackend(scores, np.ones((6, 8, 4), np.float32))
+    spreads = [Extractor(backend, ExtractConfig())(Frame(np.zeros((48, 64), np.uint8), scale=(scale, scale))).spreads
+               for scale in (1.0, 3.0)]
+    np.testing.assert_allclose(spreads[1], 3 * spreads[0])
 
 
 @pytest.mark.parametrize("x, y", [(0, 0), (63, 0), (63, 47), (0, 47)])

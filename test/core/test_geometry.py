@@ -114,6 +114,55 @@ def test_corner_covariance_is_that_of_repeated_experiments(noise_px: float, heav
     assert 7.0 < np.mean(squared) < 9.5  # chi squared of 8 degrees of freedom, a little more as each estimates its own
 
 
+def known_spreads(rng: np.random.Generator, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Spreads of points 0 and 1, every third one five times as large, in an order of their own."""
+    return tuple(np.where(rng.permutation(count) % 3 == 0, 5.0, 1.0) for _ in range(2))
+
+
+def fit_of_uneven_points(rng: np.random.Generator, points0: NDArray[np.float64], spreads: tuple, told: bool) -> Homography:
+    """Both images' points have Gaussian noise of 0.15 px times their spread."""
+    points1 = warp_points(points0, TILTED)
+    seen0, seen1 = (points + 0.15 * spread[:, None] * rng.standard_normal(points.shape)
+                    for points, spread in zip((points0, points1), spreads))
+    return fit_homography(seen0, seen1, SIZE, CONFIG, spreads if told else None)
+
+
+def test_points_known_to_be_placed_better_count_for_more() -> None:
+    points0, spreads = scatter(80), known_spreads(np.random.default_rng(6), 80)
+    errors = {told: np.mean([corner_error(fit_of_uneven_points(np.random.default_rng(seed), points0, spreads, told).matrix,
+                                          TILTED, SIZE) for seed in range(60)]) for told in (False, True)}
+    assert errors[True] < 0.85 * errors[False]
+
+
+def test_only_the_ratio_of_spreads_counts_and_equal_ones_say_nothing() -> None:
+    points0, spreads = scatter(80), known_spreads(np.random.default_rng(6), 80)
+    points1 = warp_points(points0, TILTED) + np.random.default_rng(7).normal(0, 0.4, (80, 2))
+    first, second = (fit_homography(points0, points1, SIZE, CONFIG, tuple(factor * spread for spread in spreads))
+                     for factor in (1, 100))
+    np.testing.assert_allclose(first.matrix, second.matrix, rtol=1e-9)
+    H = np.array([[1.0, 0, 7], [0, 1, -5], [0, 0, 1]])  # nothing grows, so that equal spreads stay equal
+    points1 = warp_points(points0, H) + np.random.default_rng(8).normal(0, 0.4, (80, 2))
+    even, plain = (fit_homography(points0, points1, SIZE, CONFIG, known) for known in ((np.ones(80),) * 2, None))
+    np.testing.assert_allclose(even.matrix, plain.matrix, atol=2e-3)
+
+
+def test_corner_covariance_of_uneven_points_is_that_of_repeated_experiments() -> None:
+    rng, points0 = np.random.default_rng(9), scatter(80)
+    truth, spreads = warp_points(image_corners(SIZE), TILTED).ravel(), known_spreads(np.random.default_rng(6), 80)
+    fits = [fit_of_uneven_points(rng, points0, spreads, True) for _ in range(200)]
+    errors = np.array([warp_points(image_corners(SIZE), fit.matrix).ravel() - truth for fit in fits])
+    claimed = np.mean([np.diag(fit.corner_covariance) for fit in fits], axis=0)
+    np.testing.assert_allclose(np.sqrt(claimed), np.sqrt(np.mean(errors**2, axis=0)), rtol=0.15)
+
+
+@pytest.mark.parametrize("spread", [0.0, np.inf, np.nan, 1e-30, 1e30])
+def test_spreads_that_say_nothing_do_no_harm(spread: float) -> None:
+    points0 = scatter(80)
+    spreads = np.full(80, spread), np.full(80, spread)
+    homography = fit_homography(points0, warp_points(points0, TILTED), SIZE, CONFIG, spreads)
+    np.testing.assert_allclose(homography.matrix, TILTED, atol=1e-6, rtol=1e-6)
+
+
 def test_corner_covariance_is_symmetric_and_grows_with_the_noise() -> None:
     points0 = scatter(100)
     quiet, loud = (noisy_fit(np.random.default_rng(4), points0, noise).corner_covariance for noise in (0.2, 0.4))
