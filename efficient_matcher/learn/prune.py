@@ -168,7 +168,7 @@ class Masks:
         gradients since the last time add up to the most. They begin so small that nothing changes, but for not being
         zero, which is what tells them from pruned ones."""
         for index, (weight, wanted) in enumerate(zip(self._weights, self.wanted)):
-            flat, left = weight.flatten(), self._masks[index].flatten() != 0
+            flat, left = weight.flatten().clone(), self._masks[index].flatten() != 0
             number = min(round(share * int(left.sum())), int((~left).sum()))
             least = torch.where(left, flat.abs(), torch.inf).topk(number, largest=False).indices
             most = torch.where(left, -1.0, wanted.flatten().abs()).topk(number).indices

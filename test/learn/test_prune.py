@@ -123,7 +123,8 @@ def test_how_many_zeros_change_places() -> None:
 
 def test_what_is_dense_and_what_is_laid_out_otherwise_regrow_too() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 4, 3)).to(memory_format=torch.channels_last)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 4, 3), nn.Conv2d(1, 4, 3)).to(
+        memory_format=torch.channels_last)
     prune_magnitude(network, MagnitudePruning(0.6, "layer", {"1": 0.0}))
     masks = Masks(network, collect=True)
     before = [layer.weight.detach().clone() for layer in network]
@@ -132,3 +133,4 @@ def test_what_is_dense_and_what_is_laid_out_otherwise_regrow_too() -> None:
     masks.regrow(0.5)
     assert torch.equal(network[1].weight, before[1]) and sparsity(network)["0"] == pytest.approx(0.6, abs=0.01)
     assert int(((network[0].weight != 0) & (before[0] == 0)).sum()) == 27  # half of 54
+    assert int(((network[2].weight != 0) & (before[2] == 0)).sum()) == 7  # half of 14: one channel has both layouts
