@@ -66,7 +66,7 @@ def _serve(requests: TextIO, answers: TextIO) -> None:
             break
     _answer(answers, {"ready": True, **facts()})
     # While the next frame is being extracted there is no moment at which other work would not be in its way.
-    yardstick = None if job.get("overlap") else Yardstick(job["threads"])
+    yardstick = None if job.get("overlap") else Yardstick()
     settle_memory()
     for line in requests:
         count = json.loads(line)["frames"]
@@ -76,15 +76,14 @@ def _serve(requests: TextIO, answers: TextIO) -> None:
 
 def _watched(process: Process, image: NDArray[np.uint8], yardstick: Yardstick | None) -> Timings | None:
     """The frame's times, and how the processors were: `disturbed` is 1 if somebody else had one, else 0; `yardstick`
-    what fixed work took before or after it, whichever was longer, ms."""
-    around = [yardstick.ms()] if yardstick else []
+    what fixed work took right after it, ms."""
     before = taken()
     times = process(image)
     after = taken()
     if times is None:
         return None
-    around += [yardstick.ms()] if yardstick else []
-    return {**times, "disturbed": float(after != before), **({"yardstick": max(around)} if around else {})}
+    work = {"yardstick": yardstick.ms()} if yardstick else {}
+    return {**times, "disturbed": float(after != before), **work}
 
 
 def _ours(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:

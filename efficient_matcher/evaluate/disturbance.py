@@ -3,34 +3,31 @@ the host of a virtual machine, which may also run them slower without telling.""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 import numpy as np
 
 STEAL = 8  # column of the line `cpu` in /proc/stat: ticks in which the host ran something else
 
-_NUMBERS, _PASSES = 16384, 8  # of the fixed work: 0.2 ms a thread, in the nearest cache
+_NUMBERS, _PASSES = 2048, 64  # of the fixed work: a tenth of a millisecond, in the nearest cache
 
 
 class Yardstick:
-    """The same little work every time, on each of the threads: only the machine can make it take longer."""
+    """The same little work every time: only the machine can make it take longer.
 
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads)
-        self._arrays = [(np.linspace(1, 2, _NUMBERS), np.empty(_NUMBERS)) for _ in range(threads)]
+    On the calling thread alone, and small: work on all threads, or enough to fill a cache, made the frame after it
+    a tenth slower.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = np.arange(_NUMBERS)
 
     def ms(self) -> float:
-        """What the slowest thread took for it, its waking up not counted."""
-        return 1e3 * max(self._pool.map(_fixed_work, self._arrays))
-
-
-def _fixed_work(arrays: tuple[np.ndarray, np.ndarray]) -> float:
-    values, roots = arrays
-    start = perf_counter()
-    for _ in range(_PASSES):
-        np.sqrt(values, out=roots)
-    return perf_counter() - start
+        """What it took."""
+        start = perf_counter()
+        for _ in range(_PASSES):
+            self._numbers.sum()
+        return 1e3 * (perf_counter() - start)
 
 
 def taken() -> tuple[int, int]:
