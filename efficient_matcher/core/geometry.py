@@ -25,9 +25,9 @@ def fit_homography(points0: NDArray[np.floating], points1: NDArray[np.floating],
 
     RANSAC with a seeded generator and MSAC's score, then reweighted least squares. The same points give the same
     result. spreads: of points 0 and of points 1, [K] each, above 0: what their standard deviations are proportional to,
-    in px of their images; points that are known to be placed better then count for more. image_size0: (width, height) of image 0, whose corners the covariance is of; it is a
-    first-order estimate from the residuals, taken as independent, and NaN where a corner lies
-    beyond the horizon.
+    in px of their images; points that are known to be placed better then count for more. image_size0: (width, height)
+    of image 0, whose corners the covariance is of; it is a first-order estimate from the residuals, taken as
+    independent, and NaN where a corner lies beyond the horizon.
 
     The matrix is None when the points do not determine one: fewer than 4, or than
     config.min_inliers, agree; the inliers lie, up to their noise, on a line or a line and one point,

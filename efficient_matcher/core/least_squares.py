@@ -32,15 +32,15 @@ LEAST_SIGNAL_TO_NOISE = 2.0  # per point, in the direction of parameters where i
 @dataclass(frozen=True)
 class Problem:
     """Points in normalised coordinates, one column each, so that all sums run along memory; pixels = coordinates /
-    scale. points0 [3,K] end in 1; points1 [2,K]. threshold: of inliers, in normalised coordinates. noise: [K], the
-    variance of each point over that of the others, or None where all are alike."""
+    scale. points0 [3,K] end in 1; points1 [2,K]. threshold: of inliers, in normalised coordinates. precision: [K], how
+    many times less the variance of a point is than that of the others, or None where all are alike."""
 
     points0: Array
     points1: Array
     to_unit0: Array
     to_unit1: Array
     threshold: float
-    noise: Array | None = None
+    precision: Array | None = None
 
     @property
     def scale1(self) -> float:
@@ -49,7 +49,7 @@ class Problem:
 
     def over_noise(self, values: Array) -> Array:
         """Values [K] of each point divided by its relative variance."""
-        return values if self.noise is None else values / self.noise
+        return values if self.precision is None else values * self.precision
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def normalised(points0: Array, points1: Array, start: Array, threshold_px: float
     if np.count_nonzero(agreeing) < MINIMUM_POINTS:
         return None
     to_unit0, to_unit1 = _to_unit(rows0[:2, agreeing]), _to_unit(rows1[:, agreeing])
-    noise = None if spreads is None else _relative_noise(upright, rows0, agreeing, *spreads)
+    precision = None if spreads is None else _precision(upright, rows0, agreeing, *spreads)
     return Problem(to_unit0 @ rows0, to_unit1[:2, :2] @ rows1 + to_unit1[:2, 2:], to_unit0, to_unit1,
-                   threshold_px * float(to_unit1[0, 0]), noise)
+                   threshold_px * float(to_unit1[0, 0]), precision)
 
 
 def with_points_ahead(H: Array, points: Array) -> Array:
@@ -171,14 +171,16 @@ def covariance_at(points0: Array, problem: Problem, G: Array, fit: Linearized) -
     return slopes @ np.linalg.solve(normal, slopes.T) * variance / problem.scale1**2
 
 
-def _relative_noise(H: Array, rows0: Array, agreeing: NDArray[np.bool_], spreads0: Array, spreads1: Array) -> Array:
-    """Variance [K] of where points lie off, over its median: that of points 1 and that of points 0 as H enlarges it."""
+def _precision(H: Array, rows0: Array, agreeing: NDArray[np.bool_], spreads0: Array, spreads1: Array) -> Array:
+    """Median variance [K] over each point's: that of points 1 and that of points 0 as H enlarges it."""
     depth = np.maximum(H[2] @ rows0, HORIZON)
-    variance = spreads0**2 * (abs(np.linalg.det(H)) / depth**3) + spreads1**2
-    median = float(np.median(variance[agreeing]))
+    variance = spreads0 * spreads0 * (abs(np.linalg.det(H)) / (depth * depth * depth)) + spreads1 * spreads1
+    chosen = variance[agreeing]
+    median = float(np.partition(chosen, len(chosen) // 2)[len(chosen) // 2])
     if not 0 < median < np.inf:
         return np.ones(len(variance))
-    return np.clip(variance / median, 1 / MOST_UNEVEN, MOST_UNEVEN)
+    precision = np.divide(median, variance, out=np.ones_like(variance), where=variance > 0)  # NaN is not
+    return np.minimum(np.maximum(precision, 1 / MOST_UNEVEN), MOST_UNEVEN)
 
 
 def _to_unit(rows: Array) -> Array:

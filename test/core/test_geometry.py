@@ -161,6 +161,9 @@ def test_spreads_that_say_nothing_do_no_harm(spread: float) -> None:
     spreads = np.full(80, spread), np.full(80, spread)
     homography = fit_homography(points0, warp_points(points0, TILTED), SIZE, CONFIG, spreads)
     np.testing.assert_allclose(homography.matrix, TILTED, atol=1e-6, rtol=1e-6)
+    spreads[0][1:] = spreads[1][1:] = 1.0  # nor does a single one
+    homography = fit_homography(points0, warp_points(points0, TILTED), SIZE, CONFIG, spreads)
+    np.testing.assert_allclose(homography.matrix, TILTED, atol=1e-6, rtol=1e-6)
 
 
 def test_corner_covariance_is_symmetric_and_grows_with_the_noise() -> None:
