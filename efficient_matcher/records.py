@@ -74,7 +74,8 @@ class Matches:
         points1 = features1.keypoints[self.indices[:, 1]] if self.points1 is None else self.points1
         return points0, points1
 
-    def spreads(self, features0: Features, features1: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    def spreads(self, features0: Features,
+                features1: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Of the matched points in image 0 and image 1, [K] each as in Features; None where either is not known, or
         refinement has placed them."""
         if self.points0 is not None or features0.spreads is None or features1.spreads is None:

@@ -71,6 +71,14 @@ def test_compression(row: dict) -> None:
     assert f"| {row['title']} | {' | '.join(cells)} |" in DOCS["compression"]
 
 
+def test_slowest_frames() -> None:
+    report = figures("bench-2000")
+    frame, work, undisturbed = (report[f"{name}_ms"] for name in ("tracked_frame", "yardstick", "undisturbed"))
+    ratios = [f"{times['p99_over_median']:.2f}" for times in (frame, work, undisturbed)]
+    assert (f"p99 was {ratios[0]} medians of the frame and {ratios[1]} of the fixed work, and {ratios[2]} over the "
+            f"{undisturbed['frames']} frames") in DOCS["speed"]
+
+
 def test_every_file_of_figures_is_named_by_a_page() -> None:
     pages = README + "".join(DOCS.values())
     for path in FIGURES.glob("*.json"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core.least_squares import (
     HORIZON, MINIMUM_POINTS, covariance_at, determined, linearized, normalised, polish, with_points_ahead)
-from efficient_matcher.records import Homography
+from efficient_matcher.records import Features, Homography, Matches
 
 Array = NDArray[np.float64]
 Spreads = tuple[NDArray[np.floating], NDArray[np.floating]]
@@ -44,6 +44,12 @@ def fit_homography(points0: NDArray[np.floating], points1: NDArray[np.floating],
     agreeing = errors < config.threshold_px
     inliers[usable] = agreeing
     return Homography(H, inliers, covariance, float(np.sqrt(np.mean(errors[agreeing] ** 2))))
+
+
+def fit_matches(features0: Features, features1: Features, matches: Matches, config: GeometryConfig) -> Homography:
+    """Robust homography of matches, each of which counts for as much as is known of how well it is placed."""
+    return fit_homography(*matches.positions(features0, features1), features0.image_size, config,
+                          matches.spreads(features0, features1))
 
 
 def rough_homography(points0: NDArray[np.floating], points1: NDArray[np.floating],

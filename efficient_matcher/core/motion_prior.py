@@ -2,9 +2,9 @@
 
 The network says which keypoints look and lie alike; a scene also moves together. Around each keypoint of image 0 the
 likely matches nearby say where it should be in image 1: an affine map, fitted twice, the second time without the say of
-matches that their neighbours contradict (one round of the expectation maximisation in Ma et al., "Robust point matching via vector field
-consensus", 2014, with local maps in place of one smooth field). By Bayes' rule a partner where the neighbours point
-gains, a lookalike elsewhere loses. Nothing is assumed of the scene as a whole: no plane, no single motion.
+matches that their neighbours contradict (one round of the expectation maximisation in Ma et al., "Robust point
+matching via vector field consensus", 2014, with local maps in place of one smooth field). By Bayes' rule a partner
+where the neighbours point gains, a lookalike elsewhere loses. Nothing is assumed of the scene as a whole: no plane, no single motion.
 
 N and M are the keypoints of images 0 and 1, C the likely matches; points are [.,2] px.
 """

@@ -14,7 +14,7 @@ from efficient_matcher.config import Config, settings
 from efficient_matcher.core.backend import Backend, Usage, open_model
 from efficient_matcher.core.bundle import Bundle, load_bundle
 from efficient_matcher.core.features import Extractor
-from efficient_matcher.core.geometry import fit_homography, rough_homography, warp_points
+from efficient_matcher.core.geometry import fit_matches, rough_homography, warp_points
 from efficient_matcher.core.image import network_side, to_frame
 from efficient_matcher.core.matches import FeatureMatcher
 from efficient_matcher.core.refine import Refiner, View
@@ -110,7 +110,7 @@ class Matcher:
         if frame0 is not None and frame1 is not None and stages.config.refine.enabled:
             matches = _refined(View(frame0, frame1, features0, features1), matches, stages.config)
             clock.lap("refine")
-        homography = _fit(features0, features1, matches, stages.config)
+        homography = fit_matches(features0, features1, matches, stages.config.geometry)
         clock.lap("homography")
         return PairResult(features0, features1, matches, homography, clock.timings(), frame0=frame0, frame1=frame1,
                           depth=depth)
@@ -125,7 +125,7 @@ class Matcher:
         clock = _Clock()
         matches = _refined(View(frame0, frame1, result.features0, result.features1), result.matches, config)
         clock.lap("refine")
-        homography = _fit(result.features0, result.features1, matches, config)
+        homography = fit_matches(result.features0, result.features1, matches, config.geometry)
         clock.lap("homography")
         return replace(result, matches=matches, homography=homography, timings=clock.timings(), track_ids=None,
                        frame0=frame0, frame1=frame1)
@@ -180,12 +180,6 @@ def _is_supported(H: NDArray[np.float64], view: View, matches: Matches, config: 
     points0, points1 = matches.positions(view.features0, view.features1)
     apart = np.linalg.norm(warp_points(points0, H) - points1, axis=1)
     return np.count_nonzero(apart < config.geometry.threshold_px) >= config.geometry.min_inliers
-
-
-def _fit(features0: Features, features1: Features, matches: Matches, config: Config) -> Homography:
-    points0, points1 = matches.positions(features0, features1)
-    return fit_homography(points0, points1, features0.image_size, config.geometry,
-                          matches.spreads(features0, features1))
 
 
 class _Clock:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import GeometryConfig
-from efficient_matcher.core.geometry import fit_homography
+from efficient_matcher.core.geometry import fit_matches
 from efficient_matcher.records import Features, Matches, PairResult
 
 
@@ -56,7 +56,7 @@ class Baseline:
         responses = np.array([keypoint.response for keypoint in keypoints], np.float32)
         best = np.argsort(-responses, kind="stable")[: self._max_keypoints]  # OpenCV keeps ties beyond the number asked
         points = cv2.KeyPoint.convert(keypoints)
-        sizes = np.array([keypoint.size for keypoint in keypoints], np.float32)  # blobs are placed in proportion to these
+        sizes = np.array([keypoint.size for keypoint in keypoints], np.float32)  # how far off grows with these
         return Features(np.asarray(points, np.float32)[best], responses[best], descriptors[best], size, sizes[best])
 
     def match(self, features0: Features, features1: Features) -> PairResult:
@@ -64,8 +64,7 @@ class Baseline:
         start = time.perf_counter()
         matches = self._mutual_nearest(features0, features1)
         matched = time.perf_counter()
-        homography = fit_homography(*matches.positions(features0, features1), features0.image_size, self._geometry,
-                                    matches.spreads(features0, features1))
+        homography = fit_matches(features0, features1, matches, self._geometry)
         fitted = time.perf_counter()
         timings = {"match": 1e3 * (matched - start), "homography": 1e3 * (fitted - matched)}
         return PairResult(features0, features1, matches, homography, timings)

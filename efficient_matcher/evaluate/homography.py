@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.core.geometry import corner_error, fit_homography
+from efficient_matcher.core.geometry import corner_error, fit_matches
 from efficient_matcher.core.matches import nearest_neighbour_matches
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.evaluate.diagnosis import CAUSES, FINE, diagnose
@@ -59,8 +59,7 @@ class NearestNeighbourMatcher:
     def match(self, features0: Features, features1: Features) -> PairResult:
         """Mutual nearest neighbours by descriptor, and core's homography."""
         matches = nearest_neighbour_matches(features0, features1)
-        homography = fit_homography(*matches.positions(features0, features1), features0.image_size,
-                                    self._matcher.config.geometry, matches.spreads(features0, features1))
+        homography = fit_matches(features0, features1, matches, self._matcher.config.geometry)
         return PairResult(features0, features1, matches, homography)
 
     def refine(self, result: PairResult, image0: NDArray[np.uint8], image1: NDArray[np.uint8]) -> PairResult:

@@ -64,22 +64,26 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Median and p99 in ms, of the total and of each stage, and the facts; `undisturbed_ms`: the same of the total
-        of those frames during which nobody else had a core and both were as fast as usual, so that what is ours can be
-        told from the machine; `yardstick_ms`: of the fixed work that tells how fast they were."""
+        """Median and p99 in ms, of the total and of each stage, and the facts; `yardstick_ms`: of the fixed work beside
+        the frames; `undisturbed_ms`: of the total of those frames during which nobody else had a core and beside which
+        that work took no longer than usual, so that what is ours can be told from the machine."""
         names = dict.fromkeys(name for entry in self.times for name in entry if name not in (DISTURBED, YARDSTICK))
         stages = {name: spread([entry.get(name, 0.0) for entry in self.times]) for name in names}
         total, *others = [stages.pop(name, None) for name in OVERALL]
         overall = {f"{name}_ms": value for name, value in zip(OVERALL[1:], others) if value is not None}
         shares = [1 - entry["networks"] / entry["total"] for entry in self.times if "networks" in entry]
         outside = {"outside_networks_share": float(np.median(shares))} if shares else {}
-        work = [entry[YARDSTICK] for entry in self.times if YARDSTICK in entry]
-        yardstick = {"yardstick_ms": _over_median(spread(work), len(work))} if work else {}
-        usual = USUAL * float(np.median(work)) if work else np.inf
-        alone = [entry["total"] for entry in self.times if not entry.get(DISTURBED) and entry.get(YARDSTICK, 0) <= usual]
-        return {"tracked_frame_ms": _over_median(total, len(self.times)),
-                "undisturbed_ms": _over_median(spread(alone), len(alone)) if alone else {"frames": 0}, **yardstick,
+        return {"tracked_frame_ms": _over_median(total, len(self.times)), **self._of_the_machine(),
                 "stages_ms": stages, **overall, **outside, **self.facts}
+
+    def _of_the_machine(self) -> dict[str, Any]:
+        work = [entry[YARDSTICK] for entry in self.times if YARDSTICK in entry]
+        usual = USUAL * float(np.median(work)) if work else np.inf
+        alone = [entry["total"] for entry in self.times
+                 if not entry.get(DISTURBED) and entry.get(YARDSTICK, 0) <= usual]
+        undisturbed = _over_median(spread(alone), len(alone)) if alone else {"frames": 0}
+        yardstick = {"yardstick_ms": _over_median(spread(work), len(work))} if work else {}
+        return {"undisturbed_ms": undisturbed, **yardstick}
 
     @property
     def median_ms(self) -> float:

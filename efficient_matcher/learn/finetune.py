@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.channels import Network, narrow
 from efficient_matcher.learn.cluster import SharedValues
 from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
-from efficient_matcher.learn.prune import Masks, Ramp, Regrowth, prune_magnitude, stored_weight, weight_layers
+from efficient_matcher.learn.prune import Masks, Ramp, Regrowth, prune_magnitude, sparsity, stored_weight, weight_layers
 from efficient_matcher.learn.quantization_aware import as_deployed, unrounded
 from efficient_matcher.learn.recipe import setting, to_mapping
 from efficient_matcher.learn.stem import with_half_stem
@@ -200,12 +201,15 @@ class Pruning(Constraint):
 
     def __init__(self, parts: list[tuple[Network, Ramp | None]], recipe: Any) -> None:
         """parts: the networks that learn, by a recipe of this module, which says whether zeros and equal values that are
-        there at the start stay so."""
+        there at the start stay so. Raises RecipeError when zeros are to change places and there are none."""
         self._shared = [SharedValues(network) for network, _ in parts] if recipe.keep_codebooks else []
         self._parts, self._steps, self._regrowth = parts, recipe.loop.steps, recipe.regrow
         self._masks = [Masks(network, self._regrowth is not None) if recipe.keep_zeros or ramp is not None else None
                        for network, ramp in parts]
         self._shares = [0.0] * len(parts)
+        if self._regrowth and not any(ramp or max(sparsity(network).values()) for network, ramp in parts):
+            raise RecipeError("regrow: the weights to begin with have no zeros that could change places; prune them, "
+                              "first or by this recipe")
 
     def begin(self) -> None:
         """The zeros of now are the ones to hold."""

@@ -65,8 +65,8 @@ class Ramp(MagnitudePruning):
 
 @dataclass(frozen=True)
 class Regrowth:
-    """Zeros that change places while finetuning (Evci et al., "Rigging the lottery", 2020; of gradients summed over many
-    steps, as a single step's say little in small batches)."""
+    """Zeros that change places while finetuning (Evci et al., "Rigging the lottery", 2020; by gradients summed over
+    many steps, as a single step's say little in small batches)."""
 
     share: float = setting(0.2, minimum=0.0, below=1.0)  # of the weights left, at first; falls as a cosine
     every: int = setting(100, minimum=1)  # steps

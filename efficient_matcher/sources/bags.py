@@ -167,7 +167,8 @@ def _open(path: Path) -> Any:
     reader = None
     try:
         # Bags of Humble and older carry no definitions; stock messages are alike in all ROS 2 releases.
-        reader = AnyReader([_Folder(path) if path.is_dir() else path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        reader = AnyReader([_Folder(path) if path.is_dir() else path],
+                           default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
     except Exception as error:  # rosbags raises its own, sqlite's, YAML's and Python's own errors on damaged files
         raise SourceError(f"{path}: cannot be read as a bag: {_reason(error)}") from None

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.channels import PruneError
 from efficient_matcher.learn.data import ImageSet, PairConfig
 from efficient_matcher.learn.distill import ExtractorDistillation, assignment_distillation, extractor_distillation
@@ -109,6 +110,9 @@ def test_zeros_that_change_places_are_as_many_and_a_resumed_run_moves_the_same_o
     recipe = replace(pruned, prune=None, loop=replace(LOOP, steps=8, average_decay=0.0),
                      regrow=Regrowth(0.5, every=3, until=0.9))
     moved, _ = finetune_superglue(copy.deepcopy(sparse), views, recipe, tmp_path / "whole")
+    with pytest.raises(RecipeError, match="regrow: the weights to begin with have no zeros"):
+        finetune_superglue(SuperGlue(SuperGlueConfig(16, (8,), layers=1, heads=2)), views, recipe, tmp_path / "dense")
+    assert not (tmp_path / "dense").exists()
     layer = "gnn.layers.0.mlp.0"
     old, new = (weight_layers(network)[layer].weight == 0 for network in (sparse, moved))
     assert int((old & ~new).sum()) == int((~old & new).sum()) > 0
