@@ -89,7 +89,8 @@ def finetune_superpoint(
 @finetune.command("superglue")
 def finetune_superglue(
     images: ImagesOption,
-    extractor: Annotated[Path, typer.Option("--superpoint", metavar="FILE", help="Weights of its SuperPoint.")],
+    extractors: Annotated[list[Path], typer.Option("--superpoint", metavar="FILE", help="Weights of its SuperPoint; "
+                                                   "several times: it learns to match the features of each.")],
     out: RunOption,
     superglue: SuperGlueOption = None,
     teacher: Annotated[Optional[Path], typer.Option(
@@ -110,7 +111,8 @@ def finetune_superglue(
     """Finetune the matcher, made smaller first if asked; writes superglue.safetensors."""
     from efficient_matcher.commands import finetune as command
     command.run(command.FinetuneOptions(
-        images, out, extractor, superglue, teacher_superglue=teacher, recipe=recipe,
+        images, out, extractors[0], superglue, teacher_superglue=teacher, recipe=recipe,
+        more_superpoints=tuple(extractors[1:]),
         sizes=command.parse_sizes(None, size), steps=steps, pairs=pairs,
         seed=seed, processes=processes, limit=limit, topic=topic, data=data, device=device.value,
         precision=precision.value, json=json), "superglue")

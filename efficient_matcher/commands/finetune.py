@@ -32,6 +32,7 @@ class FinetuneOptions(RunOptions):
     recipe: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     labels: Path | None = None
+    more_superpoints: tuple[Path, ...] = ()
 
 
 def parse_sizes(widths: str | None, sizes: list[str] | None) -> dict[str, int]:
@@ -98,13 +99,15 @@ def _superpoint(options: FinetuneOptions, recipe: Any, images: Any, processes: i
 
 def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> tuple[list[Any], float]:
     from efficient_matcher.learn.finetune_matching import finetune_superglue
-    from efficient_matcher.learn.views import gather_views
-    extractor, matcher = _load(options, "superpoint"), _load(options, "superglue")
-    teacher = _teacher(options, "superglue")
-    _same_descriptors(extractor, matcher, teacher)
+    from efficient_matcher.learn.views import gather_views_of_all
+    from efficient_matcher.learn.weights import load_superpoint
+    extractors = [_load(options, "superpoint"), *map(load_superpoint, options.more_superpoints)]
+    matcher, teacher = _load(options, "superglue"), _teacher(options, "superglue")
+    for extractor in extractors:
+        _same_descriptors(extractor, matcher, teacher)
     compute = compute_of(options)
-    views = gather_views(extractor.to(compute.device), images, recipe.views, options.seed, options.out,
-                         reporter("extracting views"))
+    views = gather_views_of_all([extractor.to(compute.device) for extractor in extractors], images, recipe.views,
+                                options.seed, options.out, reporter("extracting views"))
     network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher, compute)
     return [network], hours
 

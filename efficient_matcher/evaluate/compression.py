@@ -27,7 +27,8 @@ MEASURED, MISSING = "measured", "missing"
 class Row:
     """A row of the tables. bundle: its folder, or the name of one that ships. make: command lines of this program,
     without its name, that make the bundle; what they have in common with another row's is made once, and `{NAME}`
-    stands for one of the file's values. note: what the page says of it."""
+    stands for one of the file's values, or as a line of its own for its steps of that name. note: what the page says
+    of it."""
 
     title: str
     bundle: str
@@ -38,12 +39,13 @@ class Row:
 @dataclass(frozen=True)
 class Rows:
     """The file that `report compression` reads. The first row is what the others are compared with. values: what may
-    be said otherwise for a run (`--value NAME=TEXT`)."""
+    be said otherwise for a run (`--value NAME=TEXT`). steps: lines that several rows begin with, by name."""
 
     rows: tuple[Row, ...]
     title: str = "Compression"
     note: str = ""
     values: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         titles = [row.title for row in self.rows]
@@ -52,10 +54,14 @@ class Rows:
         for title in titles:
             if titles.count(title) > 1:
                 raise ValueError(f"rows: the title '{title}' is there twice")
+        for name in self.steps:
+            if name in self.values:
+                raise ValueError(f"steps: '{name}' is the name of a value as well")
 
 
 def filled(given: Rows, values: Mapping[str, str]) -> Rows:
-    """The rows with the file's values, and `values` over them, in their command lines, quoted where they need it.
+    """The rows with the file's steps, and its values, and `values` over them, in their command lines, quoted where they
+    need it.
 
     Raises RecipeError for a name the file does not have.
     """
@@ -70,8 +76,11 @@ def filled(given: Rows, values: Mapping[str, str]) -> Rows:
         except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise RecipeError(f"row '{row.title}': '{text}' names no value of the file: {error}") from None
 
-    return replace(given, rows=tuple(replace(row, make=tuple(line(row, text) for text in row.make))
-                                     for row in given.rows))
+    def lines(row: Row) -> tuple[str, ...]:
+        texts = [part for text in row.make for part in given.steps.get(text[1:-1] if text[:1] == "{" else "", (text,))]
+        return tuple(line(row, text) for text in texts)
+
+    return replace(given, rows=tuple(replace(row, make=lines(row)) for row in given.rows))
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ class Pruning(Constraint):
             self._shares[i] = share
         if self._regrowth and (moving := self._regrowth.share_at(step, self._steps)):
             for masks in filter(None, self._masks):
-                masks.regrow(moving)
+                masks.regrow(moving, self._regrowth.more_at(step))
 
     def on_gradients(self) -> None:
         """Zeros have no gradient."""

@@ -71,12 +71,17 @@ class Regrowth:
     share: float = setting(0.2, minimum=0.0, below=1.0)  # of the weights left, at first; falls as a cosine
     every: int = setting(100, minimum=1)  # steps
     until: float = setting(0.7, minimum=0.0, below=1.0)  # share of the run
+    more: float = setting(0.0, minimum=0.0)  # zeros that return the first time and none for them, per weight left
 
     def share_at(self, step: int, steps: int) -> float:
         """Of the weights left, those that change places before `step` of `steps`; mostly none."""
         if not step or step % self.every or step > self.until * steps:
             return 0.0
         return self.share * 0.5 * (1 + math.cos(math.pi * step / (self.until * steps)))
+
+    def more_at(self, step: int) -> float:
+        """Zeros that return before `step` beyond those that change places, per weight left."""
+        return self.more if step == self.every else 0.0
 
 
 def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -163,15 +168,16 @@ class Masks:
             weight.mul_(mask)
 
     @torch.no_grad()
-    def regrow(self, share: float) -> None:
-        """In each layer, `share` of the weights that are left become zero, the least; as many zeros return, those whose
-        gradients since the last time add up to the most. They begin so small that nothing changes, but for not being
-        zero, which is what tells them from pruned ones."""
+    def regrow(self, share: float, more: float = 0.0) -> None:
+        """In each layer, `share` of the weights that are left become zero, the least; as many zeros return, and `more`,
+        those whose gradients since the last time add up to the most. They begin so small that nothing changes, but for
+        not being zero, which is what tells them from pruned ones."""
         for index, (weight, wanted) in enumerate(zip(self._weights, self.wanted)):
             flat, left = weight.flatten().clone(), self._masks[index].flatten() != 0
-            number = min(round(share * int(left.sum())), int((~left).sum()))
-            least = torch.where(left, flat.abs(), torch.inf).topk(number, largest=False).indices
-            most = torch.where(left, -1.0, wanted.flatten().abs()).topk(number).indices
+            there, zeros = int(left.sum()), int((~left).sum())
+            least = torch.where(left, flat.abs(), torch.inf).topk(min(round(share * there), zeros), largest=False).indices
+            returning = min(round(share * there) + round(more * there), zeros)
+            most = torch.where(left, -1.0, wanted.flatten().abs()).topk(returning).indices
             flat[least] = 0
             flat[most] = torch.where(wanted.flatten()[most] > 0, -SPROUT, SPROUT)
             weight.copy_(flat.view_as(weight))

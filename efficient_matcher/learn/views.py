@@ -82,15 +82,25 @@ def extract_views(
 
 def gather_views(
     network: SuperPoint, images: ImageSet, config: ViewConfig, seed: int, folder: Path,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int, int], None] = lambda done, of: None, name: str = "views",
 ) -> ViewSet:
     """Views of all images: each process extracts its part into `folder`, then reads those of all.
 
-    A part is made again only when the network, the images or the settings are others.
+    A part is made again only when the network, the images or the settings are others. name: of the files.
     """
     key = features_key(network, images, config, seed)
-    return gather_parts(ViewSet, folder, "views", key, lambda part, parts: extract_views(
+    return gather_parts(ViewSet, folder, name, key, lambda part, parts: extract_views(
         network, images, config, seed, part, parts, progress))
+
+
+def gather_views_of_all(
+    networks: Sequence[SuperPoint], images: ImageSet, config: ViewConfig, seed: int, folder: Path,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> ViewSet:
+    """The views as each of several extractors sees them, one after the other; a pair is always of one extractor."""
+    sets = [gather_views(network, images, config, seed, folder, progress, f"views{index}" if index else "views")
+            for index, network in enumerate(networks)]
+    return ViewSet(*(torch.cat([getattr(part, f.name) for part in sets]) for f in fields(ViewSet)))
 
 
 def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Callable[[int, int], Set]) -> Set:

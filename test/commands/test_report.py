@@ -117,8 +117,8 @@ def test_macs_and_weights_of_a_known_graph(tmp_path: Path) -> None:
 def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
         folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "rows.yaml").write_text(
-        "values: {photos: my photos, steps: '7'}\nrows:\n"
-        "- {title: a, bundle: a, make: ['train {photos}', 'go {steps}']}\n"
+        "values: {photos: my photos, steps: '7'}\nsteps: {first: ['train {photos}']}\nrows:\n"
+        "- {title: a, bundle: a, make: ['{first}', 'go {steps}']}\n"
         "- {title: b, bundle: b, make: ['train {photos}']}\n")
     given = read_rows(folder / "rows.yaml", ["steps=2"])
     assert given.rows[0].make == ("train 'my photos'", "go 2") and given.rows[1].bundle == str(folder / "b")
@@ -131,6 +131,9 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
     for values, told in ((["width=2"], "rows.yaml: unknown value 'width' .known: photos, steps"), (["x"], "NAME=TEXT")):
         with pytest.raises(MatcherError, match=told):
             read_rows(folder / "rows.yaml", values)
+    (folder / "rows.yaml").write_text("values: {a: b}\nsteps: {a: [c]}\nrows: [{title: a, bundle: a}]")
+    with pytest.raises(MatcherError, match="rows.yaml: steps: 'a' is the name of a value as well"):
+        read_rows(folder / "rows.yaml")
     (folder / "rows.yaml").write_text("rows: [{title: a, bundle: a, make: ['go {steps}']}]")
     with pytest.raises(MatcherError, match="rows.yaml: row 'a': 'go {steps}' names no value of the file"):
         read_rows(folder / "rows.yaml")

@@ -119,6 +119,19 @@ def test_how_many_zeros_change_places() -> None:
     regrowth = Regrowth(0.4, every=10, until=0.5)
     assert [regrowth.share_at(step, 100) for step in (0, 5, 60, 90)] == [0, 0, 0, 0]
     assert regrowth.share_at(20, 80) == pytest.approx(0.2) and regrowth.share_at(40, 80) == pytest.approx(0)
+    assert [Regrowth(every=10, more=0.3).more_at(step) for step in (0, 10, 20)] == [0, 0.3, 0]
+
+
+def test_more_weights_can_return_than_leave() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 1, bias=False))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([4.0, 3, 2, 1, 0, 0, 0, 0]).view(8, 1, 1, 1))
+    masks = Masks(network, collect=True)
+    masks.wanted[0].copy_(torch.tensor([0.0, 0, 0, 0, 1, 4, 3, 2]).view(8, 1, 1, 1))
+    masks.regrow(0.25, 0.5)  # one of four leaves, three return
+    assert (network[0].weight.flatten() != 0).tolist() == [True, True, True, False, False, True, True, True]
+    masks.regrow(0.0, 9.0)
+    assert bool((network[0].weight != 0).all())  # there are no more
 
 
 def test_what_is_dense_and_what_is_laid_out_otherwise_regrow_too() -> None:

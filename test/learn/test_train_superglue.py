@@ -19,7 +19,7 @@ from efficient_matcher.learn.train_superglue import (
 from efficient_matcher.learn.training import LoopConfig
 from efficient_matcher.learn.homographies import HomographyRange, squeezed_homography
 from efficient_matcher.learn.views import (
-    ViewConfig, ViewSet, extract_views, gather_views)
+    ViewConfig, ViewSet, extract_views, gather_views, gather_views_of_all)
 
 VIEWS = ViewConfig(width=96, height=64, views=3, keypoints=12)
 CONFIG = SuperGlueTraining(
@@ -110,6 +110,19 @@ def test_views_are_kept_until_the_extractor_changes(extractor: SuperPoint, image
     other = SuperPoint(extractor.config).eval()
     gather_views(other, images, VIEWS, 0, tmp_path, lambda done, of: made.append(done))
     assert made == [1, 2, 1, 2]
+
+
+def test_views_of_several_extractors_stand_one_after_the_other(extractor: SuperPoint, images: ImageSet,
+                                                               tmp_path: Path) -> None:
+    other = SuperPoint(extractor.config).eval()
+    both = gather_views_of_all([extractor, other], images, VIEWS, 0, tmp_path)
+    first, second = (gather_views(network, images, VIEWS, 0, tmp_path / name)
+                     for name, network in (("a", extractor), ("b", other)) if not (tmp_path / name).mkdir())
+    count = len(first.keypoints)
+    assert len(both.keypoints) == 2 * count and not torch.equal(first.descriptors, second.descriptors)
+    for joined, one, two in zip(vars(both).values(), vars(first).values(), vars(second).values()):
+        assert torch.equal(joined[:count], one) and torch.equal(joined[count:], two)
+    assert torch.equal(first.H, second.H)  # the same views of both
 
 
 def test_views_that_cannot_be_written_are_one_line_and_leave_nothing(extractor: SuperPoint, images: ImageSet,
