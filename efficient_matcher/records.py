@@ -103,6 +103,32 @@ class Homography:
 
 
 @dataclass(frozen=True)
+class RelativePose:
+    """How camera 1 stands to camera 0: a point X0 of camera 0's coordinates (x right, y down, z ahead) is
+    rotation @ X0 + s * translation in camera 1's, with a length s > 0 that two images do not tell.
+
+    rotation: [3,3] float64, translation: [3] of length 1; both None when no pose was found. inliers: [K] bool, one per
+    match. covariance: [6,6] of the rotation vector (rad, multiplied from the left) and of the translation's direction,
+    about this pose; NaN when not estimable. Two numbers say whether it is the right one. margin: how many times worse the
+    next best pose, another by 5 degrees, explains the matches, infinite without one; below 1.2, where the scene is nearly
+    a plane, it may be that one. parallax_px: how far inliers have moved beyond what the rotation moves, their median;
+    where that is hardly more than their noise, the cameras only turned, and the translation says nothing.
+    """
+
+    rotation: NDArray[np.float64] | None
+    translation: NDArray[np.float64] | None
+    inliers: NDArray[np.bool_]
+    covariance: NDArray[np.float64]
+    margin: float
+    parallax_px: float
+
+    @property
+    def valid(self) -> bool:
+        """Whether a pose was found."""
+        return self.rotation is not None
+
+
+@dataclass(frozen=True)
 class PairResult:
     """Everything known of one pair; timings in ms per stage.
 

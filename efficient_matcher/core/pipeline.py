@@ -18,10 +18,11 @@ from efficient_matcher.core.geometry import fit_matches, rough_homography, warp_
 from efficient_matcher.core.image import network_side, to_frame
 from efficient_matcher.core.matches import FeatureMatcher
 from efficient_matcher.core.refine import Refiner, View
+from efficient_matcher.core.relative_pose import fit_relative_pose
 from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
 from efficient_matcher.errors import ConfigError
-from efficient_matcher.records import Features, Frame, Homography, Matches, ModelCard, PairResult
+from efficient_matcher.records import Features, Frame, Homography, Matches, ModelCard, PairResult, RelativePose
 
 __all__ = ["Image", "Matcher", "Tracker"]
 
@@ -129,6 +130,16 @@ class Matcher:
         clock.lap("homography")
         return replace(result, matches=matches, homography=homography, timings=clock.timings(), track_ids=None,
                        frame0=frame0, frame1=frame1)
+
+    def relative_pose(self, result: PairResult, K0: NDArray[np.float64],
+                      K1: NDArray[np.float64] | None = None) -> RelativePose:
+        """How the cameras of a result stood to each other, from its matches; no plane is needed, as for a homography.
+
+        K0, K1: intrinsics [3,3] of images 0 and 1 in input pixels, K0 for both if only that is given; the images must
+        be free of distortion.
+        """
+        return fit_relative_pose(result.points0, result.points1, K0, K0 if K1 is None else K1, self.config.geometry,
+                                 result.matches.spreads(result.features0, result.features1))
 
     def track(self, images: Iterable[Frame | Image]) -> Iterator[PairResult]:
         """Follow a camera by the mode of `config.track`, extracting each image once; no result for a new reference."""

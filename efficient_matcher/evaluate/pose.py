@@ -1,7 +1,7 @@
 """Relative pose: pairs with a known motion between the views, matched by several methods side by side.
 
 As SuperGlue's evaluation does it: essential matrix by OpenCV's RANSAC with 1 px at the mean focal length, error =
-the larger of the angles of rotation and of translation direction; a match is right when its symmetric epipolar
+the larger of the angles of rotation and of translation direction; beside it the pose that this package fits. A match is right when its symmetric epipolar
 distance in normalised coordinates is below 5e-4; matching score = right matches per keypoint of image 0. Where depth
 is known, matches are also held against it: right within 3 px of where the point really is, and visible there.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import cv2
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.core.pipeline import Matcher
+from efficient_matcher.core.relative_pose import fit_relative_pose
 from efficient_matcher.evaluate.homography import PairMatcher
 from efficient_matcher.evaluate.metrics import TRUTH_THRESHOLD_PX, area_under_curve
 from efficient_matcher.records import PairResult
@@ -63,7 +65,8 @@ class PosePair:
 
 @dataclass(frozen=True)
 class PoseOutcome:
-    """One pair, one method. Errors in degrees, infinite without a pose.
+    """One pair, one method. Errors in degrees, infinite without a pose: of RANSAC's, and of our own fit's (fit_..), with
+    that fit's margin and time.
 
     keypoints: of image 0 and 1. correct: matches on the epipolar lines; placed: those within 3 px of where depth
     says, None without depth.
@@ -79,11 +82,20 @@ class PoseOutcome:
     placed: int | None
     rotation_error_deg: float
     translation_error_deg: float
+    fit_rotation_error_deg: float = float("inf")
+    fit_translation_error_deg: float = float("inf")
+    fit_margin: float = float("nan")
+    fit_ms: float = float("nan")
 
     @property
     def error_deg(self) -> float:
-        """The larger of both errors."""
+        """The larger of RANSAC's errors."""
         return max(self.rotation_error_deg, self.translation_error_deg)
+
+    @property
+    def fit_error_deg(self) -> float:
+        """The larger of our own fit's errors."""
+        return max(self.fit_rotation_error_deg, self.fit_translation_error_deg)
 
     @property
     def precision(self) -> float:
@@ -121,8 +133,14 @@ def _outcome(index: int, pair: PosePair, method: str, result: PairResult) -> Pos
     pose = estimate_pose(rays0, rays1, _mean_focal_length(pair))
     rotation, translation = pose_errors_deg(pose, pair.T_0to1)
     correct = epipolar_distances(rays0, rays1, pair.T_0to1) < EPIPOLAR_THRESHOLD
+    begun = perf_counter()
+    fit = fit_relative_pose(result.points0, result.points1, pair.K0, pair.K1,
+                            spreads=result.matches.spreads(result.features0, result.features1))
+    spent_ms = 1e3 * (perf_counter() - begun)
+    own = pose_errors_deg(None if fit.rotation is None else (fit.rotation, fit.translation), pair.T_0to1)
     return PoseOutcome(index, pair.name, pair.group, method, (len(result.features0), len(result.features1)),
-                       len(result.matches), int(correct.sum()), _placed(pair, result), rotation, translation)
+                       len(result.matches), int(correct.sum()), _placed(pair, result), rotation, translation, *own,
+                       fit.margin, spent_ms)
 
 
 def estimate_pose(rays0: Array, rays1: Array, focal_px: float) -> tuple[Array, Array] | None:
@@ -197,19 +215,24 @@ def summarize_poses(outcomes: Iterable[PoseOutcome]) -> list[dict[str, Any]]:
 
 def _figures(group: str, method: str, rows: Sequence[PoseOutcome]) -> dict[str, Any]:
     errors = [row.error_deg for row in rows]
-    areas = area_under_curve(errors, THRESHOLDS_DEG)
-    median = float(np.median(errors))
+    fit_errors = [row.fit_error_deg for row in rows]
+    median, fit_median = float(np.median(errors)), float(np.median(fit_errors))
     return {
-        "group": group, "method": method, "pairs": len(rows),
-        "auc": {f"{threshold:g}": area for threshold, area in zip(THRESHOLDS_DEG, areas)},
+        "group": group, "method": method, "pairs": len(rows), "auc": _areas(errors), "fit_auc": _areas(fit_errors),
         "precision": float(np.mean([row.precision for row in rows])),
         "matching_score": float(np.mean([row.matching_score for row in rows])),
         "precision_3px": None if rows[0].placed is None else float(np.mean([row.precision_3px for row in rows])),
         "matches": float(np.mean([row.matches for row in rows])),
         "keypoints": float(np.mean([sum(row.keypoints) / 2 for row in rows])),
         "median_error_deg": median if np.isfinite(median) else None,
+        "fit_median_error_deg": fit_median if np.isfinite(fit_median) else None,
+        "fit_ms": float(np.median([row.fit_ms for row in rows])),
         "without_pose": sum(not np.isfinite(error) for error in errors),
     }
+
+
+def _areas(errors: Sequence[float]) -> dict[str, float]:
+    return {f"{threshold:g}": area for threshold, area in zip(THRESHOLDS_DEG, area_under_curve(errors, THRESHOLDS_DEG))}
 
 
 def _mean_focal_length(pair: PosePair) -> float:
