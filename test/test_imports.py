@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "efficient_matcher"
 
 CORE_ORDER = ["compressed", "runtimes", "backend", "bundle", "image", "features", "transport", "stages",
-              "least_squares", "geometry", "motion_prior", "matches", "motion", "align", "refine", "tracking", "pipeline",
+              "least_squares", "geometry", "relative_pose", "motion_prior", "matches", "motion", "align", "refine", "tracking", "pipeline",
               "memory", "live"]
 CORE_THIRD_PARTY = {"numpy", "cv2", "onnxruntime", "openvino", "yaml"}
 GROUND = {"errors", "records", "config"}

@@ -82,6 +82,7 @@ def replay(
     threads: ThreadsOption = None,
     limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Read only so many images.")] = None,
     video: Annotated[bool, typer.Option("--video/--no-video", help="Annotated video, or a strip of pairs.")] = True,
+    poses: Annotated[bool, typer.Option("--poses", help="Write relative poses too; needs the bag's camera_info.")] = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
@@ -91,7 +92,8 @@ def replay(
     """
     from efficient_matcher.commands import replay as command
     settings = settings_of(config, set_, bundle, threads, track__mode=None if mode is None else mode.value)
-    _exit_if_stopped(command.run(command.ReplayOptions(bag, topic, out, settings, json, video, limit, overwrite)))
+    options = command.ReplayOptions(bag, topic, out, settings, json, video, limit, overwrite, poses)
+    _exit_if_stopped(command.run(options))
 
 
 @app.command()

@@ -19,21 +19,24 @@ from efficient_matcher.config import Config
 from efficient_matcher.core.pipeline import Matcher, Tracker
 from efficient_matcher.errors import MatcherError, SourceError
 from efficient_matcher.files import result_folder, write_json
-from efficient_matcher.records import PairResult
+from efficient_matcher.records import Features, PairResult, RelativePose
 from efficient_matcher.ros import messages
-from efficient_matcher.ros.camera import CameraModel
+from efficient_matcher.ros.camera import CameraModel, pose_by_rays
+from efficient_matcher.ros.pose_message import pose_message
 from efficient_matcher.sources.bag_writer import BagWriter
 from efficient_matcher.sources.bags import BagFrame, ImageBag
 from efficient_matcher.stopping import StopSignals
 
 NODE = "/efficient_matcher"  # the live node's default name, so that consumers need no remapping
 MATCHES_TOPIC, HOMOGRAPHY_TOPIC, INFO_TOPIC = f"{NODE}/matches", f"{NODE}/homography", f"{NODE}/info"
+POSE_TOPIC = f"{NODE}/relative_pose"
 BAG_NAME, SUMMARY_NAME = "bag", "summary.json"
 
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What to replay and where to; out: a folder, by default `<bag>-matches` in the working folder."""
+    """What to replay and where to; out: a folder, by default `<bag>-matches` in the working folder. poses: write
+    `relative_pose` as well, which the live node does while somebody subscribes."""
 
     bag: Path
     topic: str | None = None
@@ -43,6 +46,7 @@ class ReplayOptions:
     video: bool = True
     limit: int | None = None
     overwrite: bool = False
+    poses: bool = False
 
     @property
     def folder(self) -> Path:
@@ -95,7 +99,7 @@ class _Run:
         tracker = Tracker(self._matcher, self._options.config.track)
         try:
             with BagWriter(self._folder / BAG_NAME, self._bag.storage) as bag:
-                output = _Output(bag, self._matcher, self._camera)
+                output = _Output(bag, self._matcher, self._camera, self._options.poses)
                 for item in self._frames(stop):
                     result = self._track(tracker, item)
                     output.announce(item)
@@ -165,11 +169,13 @@ class _Run:
 class _Output:
     """The result topics of a bag."""
 
-    def __init__(self, bag: BagWriter, matcher: Matcher, camera: _Camera) -> None:
-        self._bag, self._matcher, self._camera = bag, matcher, camera
+    def __init__(self, bag: BagWriter, matcher: Matcher, camera: _Camera, poses: bool) -> None:
+        self._bag, self._matcher, self._camera, self._poses = bag, matcher, camera, poses
         self._announced = False
         bag.add_topic(MATCHES_TOPIC, "sensor_msgs/msg/PointCloud2")
         bag.add_topic(HOMOGRAPHY_TOPIC, "sensor_msgs/msg/PointCloud2")
+        if poses:
+            bag.add_topic(POSE_TOPIC, "sensor_msgs/msg/PointCloud2")
         bag.add_topic(INFO_TOPIC, "std_msgs/msg/String", latched=True)
 
     def announce(self, item: BagFrame) -> None:
@@ -183,9 +189,12 @@ class _Output:
         """Write one pair under the header of its current image, at the time the image was logged."""
         types = self._bag.types
         header = messages.make_header(types, item.frame.stamp_ns, item.frame.frame_id)
-        matches = messages.matches_message(types, header, result, self._camera.rays(result))
-        self._bag.write(MATCHES_TOPIC, item.time_ns, matches)
+        rays = self._camera.rays(result.points1, result.features1)
+        self._bag.write(MATCHES_TOPIC, item.time_ns, messages.matches_message(types, header, result, rays))
         self._bag.write(HOMOGRAPHY_TOPIC, item.time_ns, messages.homography_message(types, header, result))
+        if self._poses:
+            pose = self._camera.pose(result, rays, self._matcher.config)
+            self._bag.write(POSE_TOPIC, item.time_ns, pose_message(types, header, result, pose))
 
 
 class _Camera:
@@ -204,15 +213,20 @@ class _Camera:
         except MatcherError as error:  # the matches are as good without rays
             self.problem = f"camera_info: {str(error).removeprefix('camera_info: ')}"
 
-    def rays(self, result: PairResult) -> NDArray[np.float32] | None:
-        """[K,3] of the current image, or None."""
+    def rays(self, points: NDArray[np.float32], features: Features) -> NDArray[np.float32] | None:
+        """[K,3] of points [K,2] of an image with these features, or None."""
         if self._model is None:
             return None
         try:
-            return self._model.rays(result.points1, result.features1.image_size, self._undistort)
+            return self._model.rays(points, features.image_size, self._undistort)
         except MatcherError as error:
             self.problem = str(error)
             return None
+
+    def pose(self, result: PairResult, rays1: NDArray[np.float32] | None, config: Config) -> RelativePose:
+        """Of the camera between both images; rays1: of the current one."""
+        focal = 1.0 if self._model is None else self._model.focal_px(self._undistort)
+        return pose_by_rays(result, self.rays(result.points0, result.features0), rays1, focal, config.geometry)
 
 
 @contextmanager

@@ -74,17 +74,32 @@ def fit_relative_pose(points0: NDArray[np.floating], points1: NDArray[np.floatin
     usable = np.isfinite(points0).all(1) & np.isfinite(points1).all(1)
     inliers = np.zeros(len(points0), bool)
     if np.count_nonzero(usable) < max(config.min_inliers, MINIMUM_POINTS):
-        return _no_pose(inliers)
+        return no_pose(len(inliers))
     known = None if spreads is None else tuple(np.asarray(spread, np.float64)[usable] for spread in spreads)
     view = _view(points0[usable], points1[usable], np.asarray(K0, np.float64), np.asarray(K1, np.float64), known)
     starts = [*_essential_poses(view, config), *_planar_poses(points0[usable], points1[usable], K0, K1, config)]
     near = _ranked(view, [_polish(view, start, FIRST_STEPS) for start in starts])
     found = _ranked(view, [_polish(view, pose, LAST_STEPS) for _, _, pose in near[:2]])
     if not found or np.count_nonzero(found[0][1]) < max(config.min_inliers, MINIMUM_POINTS):
-        return _no_pose(inliers)
+        return no_pose(len(inliers))
     cost, inliers[usable], (R, t) = found[0]
     margin = found[1][0] / max(cost, TINY) if len(found) > 1 else float("inf")
     return RelativePose(R, t, inliers, _covariance(view, (R, t)), float(margin), _parallax_px(view, R, found[0][1]))
+
+
+def fit_pose_of_rays(rays0: NDArray[np.floating], rays1: NDArray[np.floating], focal_px: float,
+                     config: GeometryConfig = GeometryConfig(), spreads: Spreads | None = None) -> RelativePose:
+    """The same from viewing rays [K,3] at z = 1, whatever camera they are of; where one is NaN, the match has no say.
+
+    focal_px: pixels to a unit of rays, by which errors are judged.
+    """
+    camera = np.diag([focal_px, focal_px, 1.0])
+    return fit_relative_pose(rays0[:, :2] * focal_px, rays1[:, :2] * focal_px, camera, camera, config, spreads)
+
+
+def no_pose(count: int) -> RelativePose:
+    """What is said of `count` matches that determine none."""
+    return RelativePose(None, None, np.zeros(count, bool), np.full((6, 6), np.nan), float("nan"), float("nan"))
 
 
 def pose_difference_deg(pose: Pose, other: Pose) -> tuple[float, float]:
@@ -101,10 +116,6 @@ def _ranked(view: _View, poses: list[Pose]) -> list[tuple[float, NDArray[np.bool
         if all(max(pose_difference_deg(entry[2], pose)) > OTHER_DEG for _, _, pose in kept):
             kept.append(entry)
     return kept
-
-
-def _no_pose(inliers: NDArray[np.bool_]) -> RelativePose:
-    return RelativePose(None, None, inliers, np.full((6, 6), np.nan), float("nan"), float("nan"))
 
 
 def _view(points0: Array, points1: Array, K0: Array, K1: Array, spreads: tuple[Array, Array] | None) -> _View:

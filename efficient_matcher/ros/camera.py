@@ -14,7 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.config import GeometryConfig
+from efficient_matcher.core.relative_pose import fit_pose_of_rays, no_pose
 from efficient_matcher.errors import MatcherError
+from efficient_matcher.records import PairResult, RelativePose
 
 PINHOLE_MODELS = ("", "plumb_bob", "rational_polynomial")
 FISHEYE_MODELS = ("equidistant", "fisheye")
@@ -70,6 +73,11 @@ class CameraModel:
         rays[~np.isfinite(rays).all(axis=1)] = np.nan
         return rays
 
+    def focal_px(self, undistort: bool = True) -> float:
+        """Mean focal length of what `rays` takes: the raw image's, or the rectified one's."""
+        matrix = self.matrix if undistort else self.rectified
+        return float(matrix[0, 0] + matrix[1, 1]) / 2
+
     def _undistorted(self, points: NDArray[np.float32]) -> NDArray[np.float64]:
         if not len(points) or (not self.fisheye and not self.distortion.any()):
             return _normalised(points, self.matrix)
@@ -81,6 +89,14 @@ class CameraModel:
         rays = cv2.fisheye.undistortPoints(source, self.matrix, self.distortion)[:, 0]
         rays[np.abs(rays).max(axis=1) > _FISHEYE_FAILED] = np.nan
         return rays
+
+
+def pose_by_rays(result: PairResult, rays0: NDArray[np.float32] | None, rays1: NDArray[np.float32] | None,
+                 focal_px: float, config: GeometryConfig) -> RelativePose:
+    """Relative pose of a result's cameras from the rays [K,3] of its matches; none where rays are not known."""
+    if rays0 is None or rays1 is None:
+        return no_pose(len(result.matches))
+    return fit_pose_of_rays(rays0, rays1, focal_px, config, result.matches.spreads(result.features0, result.features1))
 
 
 def _normalised(points: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -41,6 +41,7 @@ class Publishers:
 
     matches: Publisher
     homography: Publisher
+    relative_pose: Publisher
     debug_image: Publisher
     info: Publisher
     diagnostics: Publisher
@@ -149,7 +150,8 @@ class Matching:
         return status
 
     def _wanted(self) -> bool:
-        results = (self._publishers.matches, self._publishers.homography, self._publishers.debug_image)
+        out = self._publishers
+        results = out.matches, out.homography, out.relative_pose, out.debug_image
         lazy = self._config.node.lazy
         return self._enabled and (not lazy or any(p.get_subscription_count() for p in results))
 
@@ -161,6 +163,8 @@ class Matching:
         publishers = self._publishers
         publishers.matches.publish(output.matches(self._types))
         publishers.homography.publish(output.homography(self._types))
+        if publishers.relative_pose.get_subscription_count():
+            publishers.relative_pose.publish(output.relative_pose(self._types, self.stream.relative_pose(output)))
         self._health.add(output.result)
         self._listeners.on_result(output.result)
         if publishers.debug_image.get_subscription_count():

@@ -64,6 +64,7 @@ class MatcherNode(Node):
         return Publishers(
             matches=create(PointCloud2, "~/matches", QoSProfile(depth=10)),
             homography=create(PointCloud2, "~/homography", QoSProfile(depth=10)),
+            relative_pose=create(PointCloud2, "~/relative_pose", QoSProfile(depth=10)),
             debug_image=create(Image, "~/debug_image", QoSProfile(depth=1)),
             info=self.create_publisher(String, "~/info", latched),
             diagnostics=self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10)))

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from efficient_matcher.core.pipeline import Matcher, Tracker
 from efficient_matcher.draw import draw_matches, draw_overlay
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.records import Features, Frame, PairResult
+from efficient_matcher.records import Features, Frame, PairResult, RelativePose
 from efficient_matcher.ros import messages
-from efficient_matcher.ros.camera import CameraModel
+from efficient_matcher.ros.camera import CameraModel, pose_by_rays
+from efficient_matcher.ros.pose_message import pose_message
 
 Prepared = tuple[tuple[Any, ...], list[tuple[Frame, Union[Features, None]]]]  # messages; of each, frame and features
 
@@ -39,6 +40,10 @@ class Output:
     def homography(self, types: messages.MessageTypes) -> Any:
         """`~/homography`."""
         return messages.homography_message(types, self.header, self.result, *self.cameras)
+
+    def relative_pose(self, types: messages.MessageTypes, pose: RelativePose) -> Any:
+        """`~/relative_pose`."""
+        return pose_message(types, self.header, self.result, pose, *self.cameras)
 
     def debug_image(self, types: messages.MessageTypes, max_matches: int) -> Any:
         """`~/debug_image`: tails over the current image, or a stereo pair side by side."""
@@ -96,7 +101,16 @@ class CameraStream:
         if result is None:
             return None
         current = len(images) - 1
-        return Output(result, images[current].header, (0, current), self._rays(current, result))
+        rays = self._rays(current, result.points1, result.features1)
+        return Output(result, images[current].header, (0, current), rays)
+
+    def relative_pose(self, output: Output) -> RelativePose:
+        """Of the two cameras of an output, from the rays of its matches; none while a CameraInfo is missing."""
+        (reference, current), result = output.cameras, output.result
+        rays0, config = self._rays(reference, result.points0, result.features0), self._matcher.config
+        _, model = self._cameras.get(current, ((), None))
+        focal = 1.0 if model is None else model.focal_px(config.node.undistort)
+        return pose_by_rays(result, rays0, output.rays, focal, config.geometry)
 
     def set_camera_info(self, index: int, info: Any) -> None:
         """Takes the CameraInfo of camera 0 (mono, left) or 1 (right); a useless one leaves rays NaN and warns once."""
@@ -118,12 +132,12 @@ class CameraStream:
         """Makes the next image the reference."""
         self._tracker.set_reference()
 
-    def _rays(self, index: int, result: PairResult) -> NDArray[np.float32] | None:
+    def _rays(self, index: int, points: NDArray[np.float32], features: Features) -> NDArray[np.float32] | None:
         _, model = self._cameras.get(index, ((), None))
         if model is None:
             return None
         try:
-            return model.rays(result.points1, result.features1.image_size, self._matcher.config.node.undistort)
+            return model.rays(points, features.image_size, self._matcher.config.node.undistort)
         except MatcherError as error:
             self._warn(str(error))
             return None

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 
 from efficient_matcher.stopping import StopSignals
-from efficient_matcher.commands.replay import HOMOGRAPHY_TOPIC, INFO_TOPIC, MATCHES_TOPIC, ReplayOptions, replay, run
+from efficient_matcher.commands.replay import (HOMOGRAPHY_TOPIC, INFO_TOPIC, MATCHES_TOPIC, POSE_TOPIC, ReplayOptions,
+                                               replay, run)
 from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import corner_error
 from efficient_matcher.errors import BundleError, MatcherError, SourceError
 from efficient_matcher.ros.messages import (MessageTypes, make_header, reference_stamp_ns, stamp_ns,
                                             unpack_homography, unpack_matches)
+from efficient_matcher.ros.pose_message import unpack_pose
 from efficient_matcher.sources.bag_writer import output_typestore
 
 pytest.importorskip("rosbags")
@@ -47,7 +49,7 @@ def images(make_textured: Callable[..., np.ndarray]) -> list[np.ndarray]:
 
 def results(folder: Path) -> dict[str, list]:
     from rosbags.highlevel import AnyReader
-    found: dict[str, list] = {MATCHES_TOPIC: [], HOMOGRAPHY_TOPIC: [], INFO_TOPIC: []}
+    found: dict[str, list] = {MATCHES_TOPIC: [], HOMOGRAPHY_TOPIC: [], POSE_TOPIC: [], INFO_TOPIC: []}
     with AnyReader([folder / "bag"]) as reader:
         for connection, time_ns, raw in reader.messages():
             found[connection.topic].append((time_ns, reader.deserialize(raw, connection.msgtype)))
@@ -160,6 +162,27 @@ def test_damaged_camera_info_costs_the_rays_only(
     report = replay(ReplayOptions(bag, out=tmp_path / "out", config=config, video=False))
     assert report["rays_missing"].startswith("camera_info: message cannot be parsed")
     assert report["pairs"]["valid"] == 5
+
+
+def test_poses_are_written_for_who_asks(tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ReplayOptions(write_bag(tmp_path / "run", images), out=tmp_path / "out", config=config, video=False)
+    replay(options)
+    assert not results(tmp_path / "out")[POSE_TOPIC]
+    replay(replace(options, poses=True, overwrite=True))
+    rows = [unpack_pose(message)[0] for _, message in results(tmp_path / "out")[POSE_TOPIC]]
+    assert [row["valid"] for row in rows] == [0] * 5 and min(row["n_matches"] for row in rows) > 8  # no camera_info
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+    info = SimpleNamespace(width=160, height=120, distortion_model="plumb_bob", d=[0.0] * 5, p=[0.0] * 12, roi=roi,
+                           k=[150.0, 0, 80, 0, 150, 60, 0, 0, 1], binning_x=0, binning_y=0)
+    monkeypatch.setattr("efficient_matcher.sources.bags.ImageBag.camera_info", lambda bag: info)
+    replay(replace(options, poses=True, overwrite=True))
+    for index, (time_ns, message) in enumerate(results(tmp_path / "out")[POSE_TOPIC]):
+        row = unpack_pose(message)[0]
+        assert stamp_ns(message.header) == time_ns == reference_stamp_ns(row) + 10**8 == 10**18 + (index + 1) * 10**8
+        assert row["valid"] == 1 and row["n_inliers"] > 0.5 * row["n_matches"]
+        turn = cv2.Rodrigues(row["R"].reshape(3, 3))[0]
+        assert np.degrees(np.linalg.norm(turn)) < 5 and np.linalg.norm(row["t"]) == pytest.approx(1)
 
 
 def test_the_recording_itself_is_never_overwritten(

@@ -14,6 +14,7 @@ from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import corner_error
 from efficient_matcher.ros.matching import Listeners, Matching, Publishers
 from efficient_matcher.ros.messages import MessageTypes, image_message, make_header, unpack_homography
+from efficient_matcher.ros.pose_message import unpack_pose
 
 
 class Recorder:
@@ -34,7 +35,7 @@ class Bench:
     """A Matching, its publishers and what its listeners heard."""
 
     def __init__(self, config: Config, types: MessageTypes) -> None:
-        self.out = Publishers(*(Recorder() for _ in range(5)))
+        self.out = Publishers(*(Recorder() for _ in range(6)))
         self.failures: list[str] = []
         self.results: list[Any] = []
         self.up = True
@@ -100,6 +101,20 @@ def test_a_result_goes_to_its_topics_and_a_picture_only_to_who_asks(bench: Bench
     bench.out.debug_image.subscribers = 1
     bench.show(warped_pair.image0, 66)
     assert bench.out.debug_image.sent[0].encoding == "bgr8"
+
+
+def test_a_pose_is_fitted_for_who_asks(bench: Bench, warped_pair: Any) -> None:
+    bench.matching.start()
+    bench.show(warped_pair.image0, 0)
+    bench.show(warped_pair.image1, 33)
+    assert not bench.inputs.is_open and not bench.out.relative_pose.sent
+    bench.out.relative_pose.subscribers = 1
+    bench.matching.update_inputs()  # which starts afresh
+    assert bench.inputs.is_open
+    bench.show(warped_pair.image0, 66)
+    bench.show(warped_pair.image1, 99)
+    row = unpack_pose(bench.out.relative_pose.sent[0])[0]
+    assert row["valid"] == 0 and row["n_matches"] > 0  # no CameraInfo has come
 
 
 def test_a_failure_is_told_in_one_line_and_diagnosed(bench: Bench, warped_pair: Any) -> None:

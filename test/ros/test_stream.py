@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from efficient_matcher.core.geometry import corner_error
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import ImageError
 from efficient_matcher.ros.messages import MessageTypes, unpack_homography, unpack_matches
+from efficient_matcher.ros.pose_message import unpack_pose
 from efficient_matcher.ros.stream import CameraStream
 
 K = [300.0, 0.0, 160.0, 0.0, 300.0, 120.0, 0.0, 0.0, 1.0]
@@ -78,6 +80,26 @@ def test_without_camera_info_rays_are_nan(stream: CameraStream, warped_pair: Any
     stream.process((image_message(warped_pair.image0, 0),))
     message = stream.process((image_message(warped_pair.image1, 33),)).matches(types)
     assert np.isnan(unpack_matches(message)["x"]).all() and not message.is_dense
+
+
+def test_a_camera_that_turned_is_known_by_its_rays(stream: CameraStream, warped_pair: Any,
+                                                   types: MessageTypes) -> None:
+    matrix, turn = np.reshape(K, (3, 3)), cv2.Rodrigues(np.radians([2.0, 4.0, -5.0]))[0]
+    turned = cv2.warpPerspective(warped_pair.image0, matrix @ turn @ np.linalg.inv(matrix), (320, 240))
+    stream.set_camera_info(0, camera_info())
+    stream.process((image_message(warped_pair.image0, 0),))
+    output = stream.process((image_message(turned, 33),))
+    pose = stream.relative_pose(output)
+    assert pose.parallax_px < 2 and np.degrees(np.linalg.norm(cv2.Rodrigues(pose.rotation @ turn.T)[0])) < 0.5
+    row = unpack_pose(output.relative_pose(types, pose))[0]
+    assert row["valid"] == 1 and np.array_equal(row["R"], pose.rotation.ravel()) and row["ref_nanosec"] == 0
+
+
+def test_without_camera_info_there_is_no_pose(stream: CameraStream, warped_pair: Any) -> None:
+    stream.process((image_message(warped_pair.image0, 0),))
+    output = stream.process((image_message(warped_pair.image1, 33),))
+    pose = stream.relative_pose(output)
+    assert not pose.valid and len(pose.inliers) == len(output.result.matches)
 
 
 def test_unusable_camera_info_warns_once_and_leaves_rays_nan(stream: CameraStream, warped_pair: Any,
