@@ -7,6 +7,7 @@ algorithm"), else the normal equations would lose half the digits; G is the homo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ FAR = 1e12  # squared distance, in whatever unit, of a point without a projectio
 DEGREES_OF_FREEDOM = 3.0
 MEDIAN_OF_UNIT_NOISE = 2 * float(np.log(2))  # of its squared length in two dimensions
 REACH = 2.0  # thresholds; the weights fade points out softly up to here, a hard cut at one would bias them
+LEAST_ROUND = 0.05  # smallest variance across, in means of both directions
 MOST_UNEVEN = 10.0  # times the median of the variance: what a point may be taken to be better or worse than others
 POLISH_STEPS = 10  # three are usual; where half of the points are off by more than a pixel, five were too few
 CONVERGED = 4e-5  # step in normalised coordinates; what is left is a third of it, a few thousandths of a pixel
@@ -29,27 +31,28 @@ LARGEST_UNCERTAINTY = 0.1  # of any parameter, in spreads of the points
 LEAST_SIGNAL_TO_NOISE = 2.0  # per point, in the direction of parameters where it is weakest
 
 
+# Of residuals (x, y): the factor of x in the first whitened number, and those of x and y in the second; [K] or for all.
+Whitening = tuple[Union[Array, float], Union[Array, float], Union[Array, float]]
+ALIKE: Whitening = (1.0, 0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Points in normalised coordinates, one column each, so that all sums run along memory; pixels = coordinates /
-    scale. points0 [3,K] end in 1; points1 [2,K]. threshold: of inliers, in normalised coordinates. precision: [K], how
-    many times less the variance of a point is than that of the others, or None where all are alike."""
+    scale. points0 [3,K] end in 1; points1 [2,K]. threshold: of inliers, in normalised coordinates. whitening: what makes
+    residuals those of unit noise in both directions, up to a factor common to all."""
 
     points0: Array
     points1: Array
     to_unit0: Array
     to_unit1: Array
     threshold: float
-    precision: Array | None = None
+    whitening: Whitening = ALIKE
 
     @property
     def scale1(self) -> float:
         """From pixels of image 1."""
         return float(self.to_unit1[0, 0])
-
-    def over_noise(self, values: Array) -> Array:
-        """Values [K] of each point divided by its relative variance."""
-        return values if self.precision is None else values * self.precision
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,33 @@ class Linearized:
     """Projections by the first 8 elements of G about their values. rows [9,K]: ray (3), x and y times the ray's first
     two (2 + 2), residuals (2); all 0 for points beyond the horizon. squared [K]: of the residuals' length, FAR there.
 
-    The Jacobian of a point is (ray, 0, -x ray') and (0, ray, -y ray'), so that all products of its entries are among
-    those of nine numbers, and J itself [2K,8] is never laid out.
+    The Jacobian of a point is (ray, 0, -x ray') and (0, ray, -y ray'), so that whitened it is made of multiples of
+    these nine numbers, and most of its zeros are never multiplied.
     """
 
     rows: Array
     squared: Array
 
-    def normal_equations(self, weights: Array) -> tuple[Array, Array]:
-        """J^T W J [8,8] and J^T W r [8], weights [K]."""
-        products = (self.rows * weights) @ self.rows.T
-        ray, x, y = slice(0, 3), slice(3, 5), slice(5, 7)
-        normal = np.zeros((8, 8))
-        normal[0:3, 0:3] = normal[3:6, 3:6] = products[ray, ray]
-        normal[0:3, 6:8], normal[3:6, 6:8] = -products[ray, x], -products[ray, y]
-        normal[6:8, 0:6] = normal[0:6, 6:8].T
-        normal[6:8, 6:8] = products[x, x] + products[y, y]
-        return normal, np.concatenate([products[ray, 7], products[ray, 8], -products[x, 7] - products[y, 8]])
+    def standard(self, whitening: Whitening) -> Array:
+        """Squared lengths [K] of whitened residuals."""
+        to_x, across, to_y = whitening
+        first, second = to_x * self.rows[7], across * self.rows[7] + to_y * self.rows[8]
+        return first * first + second * second
+
+    def normal_equations(self, weights: Array, whitening: Whitening = ALIKE) -> tuple[Array, Array]:
+        """J^T W J [8,8] and J^T W r [8] of whitened J and residuals r, weights [K]."""
+        to_x, across, to_y = whitening
+        rays, x, y = self.rows[:3], self.rows[[3, 4, 7]], self.rows[[5, 6, 8]]
+        first = np.concatenate([to_x * rays, to_x * x])
+        second = np.concatenate([across * rays, to_y * rays, across * x + to_y * y])
+        sums = (second * weights) @ second.T
+        sums[_FIRST] += (first * weights) @ first.T
+        sums[6:8] *= -1
+        sums[:, 6:8] *= -1
+        return sums[:8, :8], sums[:8, 8]
+
+
+_FIRST = np.ix_(*[[0, 1, 2, 6, 7, 8]] * 2)  # the parameters, and the residual, that one along x has to do with
 
 
 def normalised(points0: Array, points1: Array, start: Array, threshold_px: float,
@@ -90,9 +103,9 @@ def normalised(points0: Array, points1: Array, start: Array, threshold_px: float
     if np.count_nonzero(agreeing) < MINIMUM_POINTS:
         return None
     to_unit0, to_unit1 = _to_unit(rows0[:2, agreeing]), _to_unit(rows1[:, agreeing])
-    precision = None if spreads is None else _precision(upright, rows0, agreeing, *spreads)
+    whitening = ALIKE if spreads is None else _whitening(upright, rows0, agreeing, *spreads)
     return Problem(to_unit0 @ rows0, to_unit1[:2, :2] @ rows1 + to_unit1[:2, 2:], to_unit0, to_unit1,
-                   threshold_px * float(to_unit1[0, 0]), precision)
+                   threshold_px * float(to_unit1[0, 0]), whitening)
 
 
 def with_points_ahead(H: Array, points: Array) -> Array:
@@ -123,11 +136,11 @@ def polish(problem: Problem, G: Array) -> Array | None:
             return None
         G = G / G[2, 2]
         fit = linearized(problem, G)
-        weighting = _weighting(problem, fit.squared)
+        weighting = _weighting(problem, fit)
         if weighting is None:
             return None
         try:
-            step = np.linalg.solve(*fit.normal_equations(problem.over_noise(weighting[0])))
+            step = np.linalg.solve(*fit.normal_equations(weighting[0], problem.whitening))
         except np.linalg.LinAlgError:
             return None
         G = G + np.append(step, 0.0).reshape(3, 3)
@@ -156,7 +169,7 @@ def covariance_at(points0: Array, problem: Problem, G: Array, fit: Linearized) -
     The variance is that of an M-estimate, E[psi^2] / E[psi']^2 (Huber, "Robust Statistics", 6.3), psi = weight x
     residual, both over the point's own noise; for Gaussian residuals and equal weights it is their variance.
     """
-    weighting, slopes = _weighting(problem, fit.squared), _slopes_at(points0, G)
+    weighting, slopes = _weighting(problem, fit), _slopes_at(points0, G)
     if weighting is None or not np.isfinite(slopes).all():
         return np.full((len(slopes), len(slopes)), np.nan)
     weights, noise = weighting
@@ -164,23 +177,32 @@ def covariance_at(points0: Array, problem: Problem, G: Array, fit: Linearized) -
     count = int(near.sum())
     if count <= MINIMUM_POINTS:  # as many unknowns as residuals: nothing is left to see the noise by
         return np.full((len(slopes), len(slopes)), np.nan)
-    psi_squared = weights**2 * problem.over_noise(fit.squared)
+    psi_squared = weights**2 * fit.standard(problem.whitening)
     slope = (weights.sum() - psi_squared.sum() / noise / (DEGREES_OF_FREEDOM + 2)) / count
     variance = psi_squared.sum() / 2 / slope**2 / (count - MINIMUM_POINTS)
-    normal, _ = fit.normal_equations(problem.over_noise(near))
+    normal, _ = fit.normal_equations(near, problem.whitening)
     return slopes @ np.linalg.solve(normal, slopes.T) * variance / problem.scale1**2
 
 
-def _precision(H: Array, rows0: Array, agreeing: NDArray[np.bool_], spreads0: Array, spreads1: Array) -> Array:
-    """Median variance [K] over each point's: that of points 1 and that of points 0 as H enlarges it."""
+def _whitening(H: Array, rows0: Array, agreeing: NDArray[np.bool_], spreads0: Array, spreads1: Array) -> Whitening:
+    """Of the noise of points 1 and that of points 0 as H stretches it: the inverse of the covariance's Cholesky factor,
+    relative to the median variance."""
     depth = np.maximum(H[2] @ rows0, HORIZON)
-    variance = spreads0 * spreads0 * (abs(np.linalg.det(H)) / (depth * depth * depth)) + spreads1 * spreads1
+    places = H[:2] @ rows0 / depth
+    (a, b), (c, d) = (H[:2, :2, None] - places[:, None] * H[2, :2, None]) / depth  # derivatives of x and of y
+    noise0, noise1 = spreads0 * spreads0, spreads1 * spreads1
+    xx, xy, yy = noise0 * (a * a + b * b) + noise1, noise0 * (a * c + b * d), noise0 * (c * c + d * d) + noise1
+    variance = (xx + yy) / 2
     chosen = variance[agreeing]
     median = float(np.partition(chosen, len(chosen) // 2)[len(chosen) // 2])
     if not 0 < median < np.inf:
-        return np.ones(len(variance))
-    precision = np.divide(median, variance, out=np.ones_like(variance), where=variance > 0)  # NaN is not
-    return np.minimum(np.maximum(precision, 1 / MOST_UNEVEN), MOST_UNEVEN)
+        return ALIKE
+    known = (variance > 0) & (variance < np.inf)  # NaN is not
+    xx, xy, yy = (np.where(known, part / np.where(known, variance, 1), default)
+                  for part, default in ((xx, 1.0), (xy, 0.0), (yy, 1.0)))
+    relative = np.clip(np.where(known, variance / median, 1.0), 1 / MOST_UNEVEN, MOST_UNEVEN)
+    to_y = 1 / np.sqrt(np.maximum(yy - xy * xy / xx, LEAST_ROUND) * relative)
+    return 1 / np.sqrt(xx * relative), -xy / xx * to_y, to_y
 
 
 def _to_unit(rows: Array) -> Array:
@@ -192,11 +214,11 @@ def _to_unit(rows: Array) -> Array:
     return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1.0]])
 
 
-def _weighting(problem: Problem, squared: Array) -> tuple[Array, float] | None:
+def _weighting(problem: Problem, fit: Linearized) -> tuple[Array, float] | None:
     """Weights [K] beside those of the noise, 0 for points out of reach, and the variance of one coordinate of a point
     of median noise; None when too few agree."""
-    standard, agreeing = problem.over_noise(squared), squared < problem.threshold**2
-    chosen = standard[agreeing]
+    standard, squared = fit.standard(problem.whitening), fit.squared
+    chosen = standard[squared < problem.threshold**2]
     if len(chosen) < MINIMUM_POINTS:
         return None
     median = float(np.partition(chosen, len(chosen) // 2)[len(chosen) // 2])

@@ -158,15 +158,15 @@ def _essential_poses(view: _View, config: GeometryConfig) -> list[Pose]:
 
 
 def _planar_poses(points0: Array, points1: Array, K0: Array, K1: Array, config: GeometryConfig) -> list[Pose]:
-    """The poses under which some plane moves as the homography of the matches says."""
+    """The poses under which some plane moves as the homography of the matches says, up to the sign of t."""
     H = rough_homography(points0, points1, config)
     if H is None:
         return []
     _, turns, ways, _ = cv2.decomposeHomographyMat(np.linalg.inv(K1) @ H @ K0, np.eye(3))
-    poses = []
+    poses: list[Pose] = []
     for R, t in zip(turns, (way[:, 0] for way in ways)):
         length = np.linalg.norm(t)
-        if np.isfinite(R).all() and np.linalg.det(R) > 0:
+        if np.isfinite(R).all() and np.linalg.det(R) > 0 and not any(np.allclose(R, other) for other, _ in poses):
             poses.append((R, t / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])))  # any, if it only turned
     return poses
 

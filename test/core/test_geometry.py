@@ -134,6 +134,18 @@ def test_points_known_to_be_placed_better_count_for_more() -> None:
     assert errors[True] < 0.85 * errors[False]
 
 
+def test_noise_of_image_0_counts_as_it_is_stretched_in_each_direction() -> None:
+    steep, points0 = np.array([[0.6, -0.6, 300], [1.2, 1.2, -300], [0.0025, 0.001, 1.0]]), scatter(150)
+    points1, errors = warp_points(points0, steep), {True: [], False: []}
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        seen = points0 + 0.5 * rng.standard_normal(points0.shape), points1 + 0.1 * rng.standard_normal(points1.shape)
+        for told, found in errors.items():
+            spreads = (np.full(150, 0.5), np.full(150, 0.1)) if told else None
+            found.append(corner_error(fit_homography(*seen, SIZE, CONFIG, spreads).matrix, steep, SIZE))
+    assert np.mean(errors[True]) < 0.88 * np.mean(errors[False])  # by its area alone: 0.93
+
+
 def test_only_the_ratio_of_spreads_counts_and_equal_ones_say_nothing() -> None:
     points0, spreads = scatter(80), known_spreads(np.random.default_rng(6), 80)
     points1 = warp_points(points0, TILTED) + np.random.default_rng(7).normal(0, 0.4, (80, 2))
