@@ -51,6 +51,21 @@ def test_both_networks_together(folder: Path) -> None:
     assert read_weights(folder / "run" / "superglue.safetensors").notes["training"]["command"].endswith("finetune both")
 
 
+def test_a_matcher_learns_the_features_of_several_extractors(folder: Path) -> None:
+    from typer.testing import CliRunner
+
+    from efficient_matcher.commands.app import app
+    save_weights(folder / "narrow.safetensors", SuperPoint(SuperPointConfig((8,) * 8, 8, 8, 16, True, 4)))
+    (folder / "glue.yaml").write_text("views: {width: 96, height: 64, views: 2, keypoints: 8}\nkeypoints: 8\npairs: 1\n")
+    words = ["finetune", "superglue", "--superpoint", "sp.safetensors", "--superpoint", "narrow.safetensors", "--superglue",
+             "sg.safetensors", "--images", "images", "--recipe", "glue.yaml", "--out", "run"]
+    words = [str(folder / word) if "." in word or word in ("images", "run") else word for word in words]
+    result = CliRunner().invoke(app, [*words, "--steps", "1", "--processes", "1"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (folder / "run").glob("views*")) == [
+        "views-0-of-1.safetensors", "views1-0-of-1.safetensors"]
+
+
 @pytest.mark.parametrize("options, what, message", [
     (dict(), "superpoint", "no weights of superpoint to begin with"),
     (dict(superpoint="sp.safetensors", sizes={"7": 1}), "superpoint", "unknown layer '7'"),
