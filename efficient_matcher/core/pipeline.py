@@ -136,7 +136,7 @@ class Matcher:
         """How the cameras of a result stood to each other, from its matches; no plane is needed, as for a homography.
 
         K0, K1: intrinsics [3,3] of images 0 and 1 in input pixels, K0 for both if only that is given; the images must
-        be free of distortion.
+        be free of distortion. Raises MatcherError for intrinsics that are none.
         """
         return fit_relative_pose(result.points0, result.points1, K0, K0 if K1 is None else K1, self.config.geometry,
                                  result.matches.spreads(result.features0, result.features1))

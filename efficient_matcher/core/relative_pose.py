@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core.geometry import Spreads, rough_homography
 from efficient_matcher.core.least_squares import DEGREES_OF_FREEDOM, MOST_UNEVEN, SMALLEST_NOISE_PX
+from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import RelativePose
 
 Array = NDArray[np.float64]
@@ -69,14 +70,16 @@ def fit_relative_pose(points0: NDArray[np.floating], points1: NDArray[np.floatin
 
     K0, K1: intrinsics [3,3]. config: iterations, confidence and seed of the robust start, and how many inliers a pose
     needs; threshold_px is the homography's. spreads: as in `fit_homography`. The same points give the same result.
+    Raises MatcherError for intrinsics that are none.
     """
+    K0, K1 = _intrinsics(K0, "K0"), _intrinsics(K1, "K1")
     points0, points1 = np.asarray(points0, np.float64).reshape(-1, 2), np.asarray(points1, np.float64).reshape(-1, 2)
     usable = np.isfinite(points0).all(1) & np.isfinite(points1).all(1)
     inliers = np.zeros(len(points0), bool)
     if np.count_nonzero(usable) < max(config.min_inliers, MINIMUM_POINTS):
         return no_pose(len(inliers))
     known = None if spreads is None else tuple(np.asarray(spread, np.float64)[usable] for spread in spreads)
-    view = _view(points0[usable], points1[usable], np.asarray(K0, np.float64), np.asarray(K1, np.float64), known)
+    view = _view(points0[usable], points1[usable], K0, K1, known)
     starts = [*_essential_poses(view, config), *_planar_poses(points0[usable], points1[usable], K0, K1, config)]
     near = _ranked(view, [_polish(view, start, FIRST_STEPS) for start in starts])
     found = _ranked(view, [_polish(view, pose, LAST_STEPS) for _, _, pose in near[:2]])
@@ -116,6 +119,14 @@ def _ranked(view: _View, poses: list[Pose]) -> list[tuple[float, NDArray[np.bool
         if all(max(pose_difference_deg(entry[2], pose)) > OTHER_DEG for _, _, pose in kept):
             kept.append(entry)
     return kept
+
+
+def _intrinsics(K: Array, name: str) -> Array:
+    K = np.asarray(K, np.float64)
+    if K.shape != (3, 3) or not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0 or not np.array_equal(K[2], (0, 0, 1)):
+        raise MatcherError(f"{name} must be intrinsics [3,3] with focal lengths above 0 and (0, 0, 1) below, got "
+                           f"{' '.join(str(K.tolist()).split())}")
+    return K
 
 
 def _view(points0: Array, points1: Array, K0: Array, K1: Array, spreads: tuple[Array, Array] | None) -> _View:

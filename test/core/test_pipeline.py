@@ -94,6 +94,16 @@ def test_keypoints_come_in_pixels_of_the_image_given(tiny_bundle: Path) -> None:
     np.testing.assert_allclose(features.keypoints[0], [202.5, 82.5], atol=0.1)
 
 
+def test_the_turn_of_a_camera_is_found(matcher: Matcher, warped_pair: object) -> None:
+    K, turn = np.array([[300.0, 0, 159.5], [0, 300.0, 119.5], [0, 0, 1]]), cv2.Rodrigues(np.radians([3.0, -4.0, 8.0]))[0]
+    turned = cv2.warpPerspective(warped_pair.image0, K @ turn @ np.linalg.inv(K), warped_pair.image0.shape[::-1])
+    result = matcher.match(warped_pair.image0, turned)
+    for camera1 in (None, K):
+        pose = matcher.relative_pose(result, K, camera1)
+        assert len(pose.inliers) == len(result.matches) and pose.inliers.mean() > 0.8
+        assert np.degrees(np.linalg.norm(cv2.Rodrigues(pose.rotation @ turn.T)[0])) < 0.5
+
+
 def test_timings_name_the_stages(matcher: Matcher, warped_pair: object) -> None:
     timings = matcher.match(warped_pair.image0, warped_pair.image1).timings
     assert list(timings) == ["extract", "match", "refine", "homography", "total"]

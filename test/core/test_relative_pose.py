@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from efficient_matcher.core.relative_pose import fit_relative_pose, pose_difference_deg
+from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import RelativePose
 
 K = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
@@ -111,6 +112,12 @@ def test_what_determines_no_pose_is_none_and_not_an_error(points: np.ndarray) ->
     found = fit_relative_pose(points, points, K, K)
     assert len(found.inliers) == len(points) and found.covariance.shape == (6, 6)
     assert found.valid or (found.translation is None and not found.inliers.any() and np.isnan(found.margin))
+
+
+@pytest.mark.parametrize("camera", [np.eye(4), np.zeros((3, 3)), np.hstack([K, np.zeros((3, 1))]), K.T, K * np.nan])
+def test_intrinsics_that_are_none_are_named(camera: np.ndarray) -> None:
+    with pytest.raises(MatcherError, match=r"K1 must be intrinsics \[3,3\]"):
+        fit_relative_pose(*scene(), K, camera)
 
 
 def test_random_points_have_no_pose() -> None:
