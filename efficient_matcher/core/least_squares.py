@@ -190,14 +190,15 @@ def _whitening(H: Array, rows0: Array, agreeing: NDArray[np.bool_], spreads0: Ar
     depth = np.maximum(H[2] @ rows0, HORIZON)
     places = H[:2] @ rows0 / depth
     (a, b), (c, d) = (H[:2, :2, None] - places[:, None] * H[2, :2, None]) / depth  # derivatives of x and of y
-    noise0, noise1 = spreads0 * spreads0, spreads1 * spreads1
+    known = np.isfinite(spreads0) & np.isfinite(spreads1)
+    noise0, noise1 = (np.where(known, spreads, 0) ** 2 for spreads in (spreads0, spreads1))
     xx, xy, yy = noise0 * (a * a + b * b) + noise1, noise0 * (a * c + b * d), noise0 * (c * c + d * d) + noise1
     variance = (xx + yy) / 2
-    chosen = variance[agreeing]
-    median = float(np.partition(chosen, len(chosen) // 2)[len(chosen) // 2])
-    if not 0 < median < np.inf:
+    known = (variance > 0) & (variance < np.inf)
+    chosen = variance[agreeing & known]
+    if not len(chosen):
         return ALIKE
-    known = (variance > 0) & (variance < np.inf)  # NaN is not
+    median = float(np.partition(chosen, len(chosen) // 2)[len(chosen) // 2])
     xx, xy, yy = (np.where(known, part / np.where(known, variance, 1), default)
                   for part, default in ((xx, 1.0), (xy, 0.0), (yy, 1.0)))
     relative = np.clip(np.where(known, variance / median, 1.0), 1 / MOST_UNEVEN, MOST_UNEVEN)

@@ -141,10 +141,10 @@ def _variances(count: int, spreads: tuple[Array, Array] | None, zooms: tuple[flo
     if spreads is None:
         return tuple(np.full(count, zoom * zoom) for zoom in zooms)
     squares = np.concatenate(spreads) ** 2
-    median = float(np.median(squares))
-    if not 0 < median < np.inf:
+    known = (squares > 0) & (squares < np.inf)  # NaN is not
+    if not known.any():
         return _variances(count, None, zooms)
-    relative = np.clip(np.nan_to_num(squares / median, nan=1.0), 1 / MOST_UNEVEN, MOST_UNEVEN)
+    relative = np.clip(np.where(known, squares / np.median(squares[known]), 1.0), 1 / MOST_UNEVEN, MOST_UNEVEN)
     return relative[:count] * zooms[0] ** 2, relative[count:] * zooms[1] ** 2
 
 
@@ -178,7 +178,8 @@ def _planar_poses(points0: Array, points1: Array, K0: Array, K1: Array, config: 
     for R, t in zip(turns, (way[:, 0] for way in ways)):
         length = np.linalg.norm(t)
         if np.isfinite(R).all() and np.linalg.det(R) > 0 and not any(np.allclose(R, other) for other, _ in poses):
-            poses.append((R, t / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])))  # any, if it only turned
+            left, _, right = np.linalg.svd(R)  # of no motion at all, what comes is not quite a rotation
+            poses.append((left @ right, t / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])))  # any, if it only turned
     return poses
 
 
