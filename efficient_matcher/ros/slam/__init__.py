@@ -1,0 +1,1 @@
+"""Adapters for SLAM systems that do not read the node's topics."""
