@@ -127,6 +127,8 @@ def match(
     image0: Annotated[Path, typer.Argument(metavar="A", help="Reference image file.")],
     image1: Annotated[Path, typer.Argument(metavar="B", help="Current image file.")],
     out: Annotated[Optional[Path], typer.Option("--out", metavar="PNG", help="Draw the matches side by side.")] = None,
+    focal: Annotated[Optional[float], typer.Option("--focal", metavar="PX", min=1.0, help=(
+        "Focal length of both images: print the relative pose too."))] = None,
     bundle: BundleOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -135,7 +137,8 @@ def match(
 ) -> None:
     """Match two image files; print the homography from A to B."""
     from efficient_matcher.commands import match as command
-    command.run(command.MatchOptions(image0, image1, out, json, settings_of(config, set_, bundle, threads)))
+    settings = settings_of(config, set_, bundle, threads)
+    command.run(command.MatchOptions(image0, image1, out, json, settings, focal_px=focal))
 
 
 @app.command("make-bag")

@@ -1,12 +1,14 @@
-"""`match`: two image files, their matches and the homography between them."""
+"""`match`: two image files, their matches, the homography and, on demand, the relative pose between them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.config import Config
@@ -14,16 +16,18 @@ from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.draw import draw_matches
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_bytes_atomic, write_json
-from efficient_matcher.records import PairResult
+from efficient_matcher.records import PairResult, RelativePose
 from efficient_matcher.ros.messages import model_hash
 from efficient_matcher.sources.images import read_image
 
+LEAST_MARGIN, LEAST_PARALLAX_PX = 1.2, 3.0  # of a pose to be told without a doubt
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
 class MatchOptions:
-    """Two image files; out: a picture of the matches; json: everything in numbers."""
+    """Two image files; out: a picture of the matches; json: everything in numbers. focal_px: of both cameras, whose
+    principal points are taken to be the images' centres; None: their relative pose is not asked for."""
 
     image0: Path
     image1: Path
@@ -31,6 +35,7 @@ class MatchOptions:
     json: Path | None = None
     config: Config = Config()
     max_matches: int = 200
+    focal_px: float | None = None
 
 
 def run(options: MatchOptions) -> PairResult:
@@ -40,16 +45,22 @@ def run(options: MatchOptions) -> PairResult:
     images = read_image(options.image0), read_image(options.image1)
     matcher = Matcher.from_bundle(options.config.model.bundle, options.config)
     result = matcher.match(*images)
+    pose = None if options.focal_px is None else matcher.relative_pose(result, *(
+        _intrinsics(options.focal_px, features.image_size) for features in (result.features0, result.features1)))
     if options.out is not None:
         picture = draw_matches(result, options.max_matches)
         write_bytes_atomic(options.out, cv2.imencode(options.out.suffix, picture)[1].tobytes())
     if options.json is not None:
-        write_json(options.json, _report(options, matcher, result))
-    print_table("match", _rows(options, result))
+        write_json(options.json, _report(options, matcher, result, pose))
+    print_table("match", _rows(options, result, pose))
     return result
 
 
-def _report(options: MatchOptions, matcher: Matcher, result: PairResult) -> dict[str, Any]:
+def _intrinsics(focal_px: float, size: tuple[int, int]) -> NDArray[np.float64]:
+    return np.array([[focal_px, 0, (size[0] - 1) / 2], [0, focal_px, (size[1] - 1) / 2], [0, 0, 1.0]])
+
+
+def _report(options: MatchOptions, matcher: Matcher, result: PairResult, pose: RelativePose | None) -> dict[str, Any]:
     homography = result.homography
     return {
         "command": "match", "images": [options.image0, options.image1],
@@ -59,11 +70,12 @@ def _report(options: MatchOptions, matcher: Matcher, result: PairResult) -> dict
         "rmse_px": homography.rmse, "corner_covariance_px2": homography.corner_covariance,
         "points0": result.points0, "points1": result.points1, "scores": result.matches.scores,
         "inlier": homography.inliers, "depth": result.depth,
+        "relative_pose": None if pose is None else {"valid": pose.valid, **asdict(pose)},
         "timings_ms": result.timings, "config": options.config.values(),
     }
 
 
-def _rows(options: MatchOptions, result: PairResult) -> list[tuple[str, str]]:
+def _rows(options: MatchOptions, result: PairResult, pose: RelativePose | None) -> list[tuple[str, str]]:
     homography, count = result.homography, len(result.matches)
     inliers = int(homography.inliers.sum())
     rows = [("images", f"{options.image0}  {options.image1}"),
@@ -74,6 +86,20 @@ def _rows(options: MatchOptions, result: PairResult) -> list[tuple[str, str]]:
     else:
         rows += [("homography", "\n".join("  ".join(f"{value: .6g}" for value in row) for row in homography.matrix)),
                  ("rmse px", f"{homography.rmse:.3f}")]
+    rows += [] if pose is None else _pose_rows(pose)
     rows += [("time ms", "  ".join(f"{stage} {value:.1f}" for stage, value in result.timings.items()))]
     written = {"picture": options.out, "json": options.json}
     return rows + [(f"-> {name}", str(path)) for name, path in written.items() if path]
+
+
+def _pose_rows(pose: RelativePose) -> list[tuple[str, str]]:
+    if pose.rotation is None or pose.translation is None:
+        return [("relative pose", "none found")]
+    turn = np.degrees(cv2.Rodrigues(pose.rotation)[0][:, 0])
+    doubt = [text for text, doubtful in (("another fits nearly as well", pose.margin < LEAST_MARGIN),
+                                         ("hardly any parallax: the direction is unsure", pose.parallax_px < LEAST_PARALLAX_PX))
+             if doubtful]
+    return [("rotation deg", "  ".join(f"{value: .3f}" for value in turn)),
+            ("direction", "  ".join(f"{value: .4f}" for value in pose.translation)),
+            ("parallax px", f"{pose.parallax_px:.1f}"),
+            ("pose inliers", str(int(pose.inliers.sum()))), *[("pose", text) for text in doubt]]

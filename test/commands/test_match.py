@@ -43,6 +43,23 @@ def test_two_files_give_their_homography(tmp_path: Path, files: tuple[Path, Path
     assert "rmse px" in capsys.readouterr().out
 
 
+def test_a_focal_length_gives_the_relative_pose(tmp_path: Path, files: tuple[Path, Path], warped_pair: Any, config: Config,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    K, turn = np.array([[300.0, 0, 159.5], [0, 300.0, 119.5], [0, 0, 1]]), cv2.Rodrigues(np.radians([3.0, -4.0, 8.0]))[0]
+    turned = cv2.warpPerspective(warped_pair.image0, K @ turn @ np.linalg.inv(K), (320, 240))
+    cv2.imwrite(str(files[1]), turned)
+    run(MatchOptions(*files, json=tmp_path / "m.json", config=config, focal_px=300.0))
+    pose = json.loads((tmp_path / "m.json").read_text())["relative_pose"]
+    assert pose["valid"] and np.degrees(np.linalg.norm(cv2.Rodrigues(np.array(pose["rotation"]) @ turn.T)[0])) < 0.5
+    told = capsys.readouterr().out
+    assert "rotation deg" in told and "the direction is unsure" in told
+    run(MatchOptions(*files, json=tmp_path / "m.json", config=config))
+    assert json.loads((tmp_path / "m.json").read_text())["relative_pose"] is None
+    cv2.imwrite(str(files[1]), np.zeros((64, 64), np.uint8))
+    run(MatchOptions(*files, config=config, focal_px=300.0))
+    assert "none found" in capsys.readouterr().out.split("relative pose")[1]
+
+
 def test_images_without_anything_in_common_are_a_result(
         tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
