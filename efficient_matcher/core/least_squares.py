@@ -57,8 +57,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Linearized:
-    """Projections by the first 8 elements of G about their values. rows [9,K]: ray (3), x and y times the ray's first
-    two (2 + 2), residuals (2); all 0 for points beyond the horizon. squared [K]: of the residuals' length, FAR there.
+    """Projections by the first 8 elements of G about their values. rows [9,K]: ray (3); -x times the ray's first two, and
+    the residual along x; the same of y. All 0 for points beyond the horizon. squared [K]: of the residuals' length, FAR
+    there.
 
     The Jacobian of a point is (ray, 0, -x ray') and (0, ray, -y ray'), so that whitened it is made of multiples of
     these nine numbers, and most of its zeros are never multiplied.
@@ -70,19 +71,20 @@ class Linearized:
     def standard(self, whitening: Whitening) -> Array:
         """Squared lengths [K] of whitened residuals."""
         to_x, across, to_y = whitening
-        first, second = to_x * self.rows[7], across * self.rows[7] + to_y * self.rows[8]
+        first, second = to_x * self.rows[5], across * self.rows[5] + to_y * self.rows[8]
         return first * first + second * second
 
     def normal_equations(self, weights: Array, whitening: Whitening = ALIKE) -> tuple[Array, Array]:
         """J^T W J [8,8] and J^T W r [8] of whitened J and residuals r, weights [K]."""
         to_x, across, to_y = whitening
-        rays, x, y = self.rows[:3], self.rows[[3, 4, 7]], self.rows[[5, 6, 8]]
-        first = np.concatenate([to_x * rays, to_x * x])
-        second = np.concatenate([across * rays, to_y * rays, across * x + to_y * y])
+        along_x, second = self.rows[:6], np.empty_like(self.rows)
+        np.multiply(to_y, self.rows[:3], out=second[3:6])
+        np.multiply(to_y, self.rows[6:], out=second[6:])
+        first, shifted = to_x * along_x, across * along_x
+        second[:3] = shifted[:3]
+        second[6:] += shifted[3:]
         sums = (second * weights) @ second.T
         sums[_FIRST] += (first * weights) @ first.T
-        sums[6:8] *= -1
-        sums[:, 6:8] *= -1
         return sums[:8, :8], sums[:8, 8]
 
 
@@ -119,10 +121,10 @@ def linearized(problem: Problem, G: Array) -> Linearized:
     rows, depth = np.empty((9, points0.shape[1])), G[2] @ points0
     beyond = None if depth.min() > HORIZON else ~(depth > HORIZON)
     np.divide(points0, depth if beyond is None else np.where(beyond, 1, depth), out=rows[:3])
-    places = G[:2] @ rows[:3]
-    np.multiply(places[0], rows[:2], out=rows[3:5])
-    np.multiply(places[1], rows[:2], out=rows[5:7])
-    x, y = np.subtract(points1, places, out=rows[7:])
+    away = -G[:2] @ rows[:3]
+    np.multiply(away[0], rows[:2], out=rows[3:5])
+    np.multiply(away[1], rows[:2], out=rows[6:8])
+    x, y = np.add(points1, away, out=rows[5::3])
     squared = x * x + y * y
     if beyond is not None:
         rows[:, beyond], squared[beyond] = 0, FAR
