@@ -1,67 +1,31 @@
 """Matched points of calibrated cameras -> relative pose, with what is known of it.
 
 Where to begin: at the essential matrix of a RANSAC, and at the poses that the homography of a plane stands for, since
-a plane leaves two that hardly differ in how well they explain the matches. Each is polished by reweighted least squares
-on Sampson's distance (Hartley and Zisserman, "Multiple View Geometry", 11.4.3), and the best one is kept.
+a plane leaves two that hardly differ in how well they explain the matches. Each is polished (`epipolar.py`), and the
+one that explains the matches best is kept.
 
 Camera coordinates are x right, y down, z ahead; a point X0 of camera 0 is X1 = R X0 + s t in camera 1, where the length s
-of the translation cannot be known. K matches; rays are [3,K], one column a match, third row 1.
+of the translation cannot be known. K matches.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import GeometryConfig
+from efficient_matcher.core.epipolar import (
+    INLIER_PX, MINIMUM_POINTS, TINY, Pose, View, covariance, msac_cost, parallax_px, polish, view_of)
 from efficient_matcher.core.geometry import Spreads, rough_homography
-from efficient_matcher.core.least_squares import DEGREES_OF_FREEDOM, MOST_UNEVEN, SMALLEST_NOISE_PX
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import RelativePose
 
 Array = NDArray[np.float64]
-Pose = tuple[Array, Array]  # R [3,3], t [3]
 
-INLIER_PX = 1.0  # from the epipolar line: an error along it costs nothing, so that less is allowed than of a homography
-COUNTED_PX = 1.5  # where a match's cost ends: beyond, it is wrong, however far off
-REACH_PX = 2.0  # of the noise's estimate, and half as far again of the weights, which fade points out
-MEDIAN_OF_UNIT_NOISE = 0.455  # of its square in one dimension
-MINIMUM_POINTS = 6
 FIRST_STEPS, LAST_STEPS = 4, 12  # of least squares, from every start, and from the best one and its rival
-CONVERGED = 3e-5  # rad
-DAMPING = 1e-6
-TELLING_PX = 2.0  # parallax that tells whether a point is before the cameras
+RIVAL = 2.0  # times the best one's cost, up to which another start is followed to its end
 OTHER_DEG = 5.0  # poses farther apart than this are two
-TINY = 1e-15
-_IN_IMAGE = np.array([[1.0], [1.0], [0.0]])  # of a line's three numbers, those a point of the image is moved along
-
-
-@dataclass(frozen=True)
-class _View:
-    """Rays of both images, the relative variance of each point about its place, in squares of 1 / focal, and the
-    pixels of a unit of rays."""
-
-    rays0: Array
-    rays1: Array
-    variance0: Array
-    variance1: Array
-    focal_px: float
-
-
-@dataclass(frozen=True)
-class _Epipolar:
-    """Of a pose: rays 0 turned into camera 1, x1 x t, epipolar lines in images 0 and 1, and Sampson's distance [K] with
-    what divides the algebraic one [K], px."""
-
-    turned: Array
-    across: Array
-    lines0: Array
-    lines1: Array
-    distance: Array
-    scale: Array
 
 
 def fit_relative_pose(points0: NDArray[np.floating], points1: NDArray[np.floating], K0: Array, K1: Array,
@@ -79,15 +43,16 @@ def fit_relative_pose(points0: NDArray[np.floating], points1: NDArray[np.floatin
     if np.count_nonzero(usable) < max(config.min_inliers, MINIMUM_POINTS):
         return no_pose(len(inliers))
     known = None if spreads is None else tuple(np.asarray(spread, np.float64)[usable] for spread in spreads)
-    view = _view(points0[usable], points1[usable], K0, K1, known)
+    view = view_of(points0[usable], points1[usable], K0, K1, known)
     starts = [*_essential_poses(view, config), *_planar_poses(points0[usable], points1[usable], K0, K1, config)]
-    near = _ranked(view, [_polish(view, start, FIRST_STEPS) for start in starts])
-    found = _ranked(view, [_polish(view, pose, LAST_STEPS) for _, _, pose in near[:2]])
+    near = _ranked(view, [polish(view, start, FIRST_STEPS) for start in starts])
+    found = _ranked(view, [polish(view, pose, LAST_STEPS) for cost, _, pose in near[:2] if cost <= RIVAL * near[0][0]])
     if not found or np.count_nonzero(found[0][1]) < max(config.min_inliers, MINIMUM_POINTS):
         return no_pose(len(inliers))
     cost, inliers[usable], (R, t) = found[0]
-    margin = found[1][0] / max(cost, TINY) if len(found) > 1 else float("inf")
-    return RelativePose(R, t, inliers, _covariance(view, (R, t)), float(margin), _parallax_px(view, R, found[0][1]))
+    others = [rival for rival, _, pose in (*found[1:], *near[1:]) if max(pose_difference_deg(pose, (R, t))) > OTHER_DEG]
+    margin = min(others, default=np.inf) / max(cost, TINY)
+    return RelativePose(R, t, inliers, covariance(view, (R, t)), float(margin), parallax_px(view, R, found[0][1]))
 
 
 def fit_pose_of_rays(rays0: NDArray[np.floating], rays1: NDArray[np.floating], focal_px: float,
@@ -112,10 +77,10 @@ def pose_difference_deg(pose: Pose, other: Pose) -> tuple[float, float]:
     return float(np.degrees(angle)), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(t, t_other)), t @ t_other)))
 
 
-def _ranked(view: _View, poses: list[Pose]) -> list[tuple[float, NDArray[np.bool_], Pose]]:
+def _ranked(view: View, poses: list[Pose]) -> list[tuple[float, NDArray[np.bool_], Pose]]:
     """Cost, inliers and pose, the best first, without those that are nearly one before."""
     kept: list[tuple[float, NDArray[np.bool_], Pose]] = []
-    for entry in sorted(((*_cost(view, pose), pose) for pose in poses), key=lambda entry: entry[0]):
+    for entry in sorted(((*msac_cost(view, pose), pose) for pose in poses), key=lambda entry: entry[0]):
         if all(max(pose_difference_deg(entry[2], pose)) > OTHER_DEG for _, _, pose in kept):
             kept.append(entry)
     return kept
@@ -129,26 +94,7 @@ def _intrinsics(K: Array, name: str) -> Array:
     return K
 
 
-def _view(points0: Array, points1: Array, K0: Array, K1: Array, spreads: tuple[Array, Array] | None) -> _View:
-    rays0, rays1 = (np.linalg.inv(K) @ np.vstack([points.T, np.ones(len(points))])
-                    for points, K in ((points0, K0), (points1, K1)))
-    focal0, focal1 = (float(K[0, 0] + K[1, 1]) / 2 for K in (K0, K1))
-    focal = (focal0 + focal1) / 2
-    return _View(rays0, rays1, *_variances(len(points0), spreads, (focal / focal0, focal / focal1)), focal)
-
-
-def _variances(count: int, spreads: tuple[Array, Array] | None, zooms: tuple[float, float]) -> tuple[Array, Array]:
-    if spreads is None:
-        return tuple(np.full(count, zoom * zoom) for zoom in zooms)
-    squares = np.concatenate(spreads) ** 2
-    known = (squares > 0) & (squares < np.inf)  # NaN is not
-    if not known.any():
-        return _variances(count, None, zooms)
-    relative = np.clip(np.where(known, squares / np.median(squares[known]), 1.0), 1 / MOST_UNEVEN, MOST_UNEVEN)
-    return relative[:count] * zooms[0] ** 2, relative[count:] * zooms[1] ** 2
-
-
-def _essential_poses(view: _View, config: GeometryConfig) -> list[Pose]:
+def _essential_poses(view: View, config: GeometryConfig) -> list[Pose]:
     """Of the four poses an essential matrix stands for, the one with most points before both cameras."""
     params = cv2.UsacParams()
     params.score = cv2.SCORE_METHOD_MSAC
@@ -165,7 +111,7 @@ def _essential_poses(view: _View, config: GeometryConfig) -> list[Pose]:
     if E is None or E.shape != (3, 3) or not np.isfinite(E).all():
         return []
     R, R_other, t = cv2.decomposeEssentialMat(E)
-    return [min(((turn, t[:, 0]) for turn in (R, R_other)), key=lambda pose: _cost(view, pose)[0])]
+    return [min(((turn, t[:, 0]) for turn in (R, R_other)), key=lambda pose: msac_cost(view, pose)[0])]
 
 
 def _planar_poses(points0: Array, points1: Array, K0: Array, K1: Array, config: GeometryConfig) -> list[Pose]:
@@ -181,116 +127,3 @@ def _planar_poses(points0: Array, points1: Array, K0: Array, K1: Array, config: 
             left, _, right = np.linalg.svd(R)  # of no motion at all, what comes is not quite a rotation
             poses.append((left @ right, t / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])))  # any, if it only turned
     return poses
-
-
-def _epipolar(view: _View, pose: Pose) -> _Epipolar:
-    R, t = pose
-    turned = R @ view.rays0
-    across, lines1 = _cross(view.rays1, t[:, None]), _cross(t[:, None], turned)
-    lines0 = R.T @ across
-    square = view.variance1 * (lines1[0] ** 2 + lines1[1] ** 2) + view.variance0 * (lines0[0] ** 2 + lines0[1] ** 2)
-    scale = np.sqrt(square + TINY) / view.focal_px
-    return _Epipolar(turned, across, lines0, lines1, np.einsum("dk,dk->k", view.rays1, lines1) / scale, scale)
-
-
-def _polish(view: _View, pose: Pose, steps: int) -> Pose:
-    """Gauss-Newton steps on weighted distances, and the sign of t that puts points before the cameras."""
-    R, t = pose
-    for _ in range(steps):
-        fit = _epipolar(view, (R, t))
-        weights = _weights(fit.distance)
-        if weights is None:
-            break
-        slopes, tangents = _slopes(view, fit, (R, t))
-        normal = (slopes * weights[0]) @ slopes.T
-        normal[np.diag_indices(5)] *= 1 + DAMPING
-        try:
-            step = np.linalg.solve(normal, -slopes @ (weights[0] * fit.distance))
-        except np.linalg.LinAlgError:
-            break
-        if not np.isfinite(step).all():
-            break
-        R, t = cv2.Rodrigues(step[:3])[0] @ R, t + tangents @ step[3:]
-        t = t / np.linalg.norm(t)
-        if np.abs(step).max() < CONVERGED:
-            break
-    behind, behind_back = _behind(view, _epipolar(view, (R, t)))
-    return R, -t if behind_back.sum() < behind.sum() else t
-
-
-def _slopes(view: _View, fit: _Epipolar, pose: Pose) -> tuple[Array, Array]:
-    """Derivatives [5,K] of the distances by a turn of camera 1 (a rotation vector on the left of R) and by the
-    translation along two tangents [3,2] of its sphere.
-
-    Those of what divides the distance are of second order, and left out they bend the estimate where it is weak.
-    """
-    (R, t), tangents = pose, np.linalg.svd(pose[1][None])[2][1:].T
-    away1 = view.variance1 * fit.lines1 * _IN_IMAGE
-    away0 = R @ (view.variance0 * fit.lines0 * _IN_IMAGE)
-    share = fit.distance / (fit.scale * view.focal_px**2)
-    by_turn = _cross(fit.turned, fit.across - share * _cross(away1, t[:, None])) + share * _cross(fit.across, away0)
-    by_way = _cross(fit.turned, view.rays1 - share * away1) - share * _cross(away0, view.rays1)
-    return np.concatenate([by_turn, tangents.T @ by_way]) / fit.scale, tangents
-
-
-def _weights(distance: Array) -> tuple[Array, float] | None:
-    """Weights [K] of a t distribution, 0 out of reach, and the variance of a distance; None when too few agree."""
-    squared = distance * distance
-    chosen = squared[squared < REACH_PX**2]
-    if len(chosen) < MINIMUM_POINTS:
-        return None
-    median = float(np.partition(chosen, len(chosen) // 2)[len(chosen) // 2])
-    variance = max(median / MEDIAN_OF_UNIT_NOISE, SMALLEST_NOISE_PX**2)
-    weights = (DEGREES_OF_FREEDOM + 1) / (DEGREES_OF_FREEDOM + squared / variance)
-    return weights * (squared < (1.5 * REACH_PX) ** 2), variance
-
-
-def _cost(view: _View, pose: Pose) -> tuple[float, NDArray[np.bool_]]:
-    """MSAC's cost, px^2, with points behind a camera counted as wrong, for the better sign of t; and the inliers [K]."""
-    fit = _epipolar(view, pose)
-    behind = min(_behind(view, fit), key=np.count_nonzero)
-    squared = np.where(behind, np.inf, fit.distance * fit.distance)
-    return float(np.minimum(squared, COUNTED_PX**2).sum()), squared < INLIER_PX**2
-
-
-def _behind(view: _View, fit: _Epipolar) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which points [K] lie behind a camera by more parallax than noise makes; and which do if t is the other way."""
-    normal = _cross(fit.turned, view.rays1)
-    depth0, depth1 = np.einsum("dk,dk->k", fit.across, normal), -np.einsum("dk,dk->k", fit.lines1, normal)
-    telling = np.einsum("dk,dk->k", normal, normal) * view.focal_px**2 > TELLING_PX**2
-    return telling & ((depth0 < 0) | (depth1 < 0)), telling & ((depth0 > 0) | (depth1 > 0))
-
-
-def _parallax_px(view: _View, R: Array, inliers: NDArray[np.bool_]) -> float:
-    """Median of how far points are in image 1 from where they would be had the camera only turned."""
-    turned = R @ view.rays0[:, inliers]
-    ahead = turned[2] > TINY
-    apart = turned[:2, ahead] / turned[2, ahead] - view.rays1[:2, inliers][:, ahead]
-    return float(np.median(np.hypot(*apart))) * view.focal_px if ahead.any() else float("nan")
-
-
-def _covariance(view: _View, pose: Pose) -> Array:
-    """[6,6] of the rotation vector (rad) and the direction t, from the residuals taken as independent: see
-    `least_squares.covariance_at`. NaN where they do not determine the pose."""
-    fit = _epipolar(view, pose)
-    weighting = _weights(fit.distance)
-    near = np.abs(fit.distance) < 1.5 * REACH_PX
-    if weighting is None or np.count_nonzero(near) <= MINIMUM_POINTS:
-        return np.full((6, 6), np.nan)
-    weights, noise = weighting
-    psi_squared = weights**2 * fit.distance**2
-    count = np.count_nonzero(near)
-    slope = (weights.sum() - 2 * psi_squared.sum() / noise / (DEGREES_OF_FREEDOM + 1)) / count
-    variance = psi_squared.sum() / slope**2 / (count - 5)
-    slopes, tangents = _slopes(view, fit, pose)
-    to_six = np.zeros((6, 5))
-    to_six[:3, :3], to_six[3:, 3:] = np.eye(3), tangents
-    try:
-        return to_six @ np.linalg.solve((slopes * near) @ slopes.T, to_six.T) * variance
-    except np.linalg.LinAlgError:
-        return np.full((6, 6), np.nan)
-
-
-def _cross(a: Array, b: Array) -> Array:
-    """Of columns [3,K]; the library's own takes several times as long."""
-    return np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
