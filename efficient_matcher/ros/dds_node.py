@@ -124,6 +124,7 @@ class DdsMatcherNode:
             matches=create(_CLOUD, "~/matches", reliable_qos(10)),
             homography=create(_CLOUD, "~/homography", reliable_qos(10)),
             relative_pose=create(_CLOUD, "~/relative_pose", reliable_qos(10)),
+            vins_features=create("sensor_msgs/msg/PointCloud", "~/vins_features", reliable_qos(10)),
             debug_image=create("sensor_msgs/msg/Image", "~/debug_image", reliable_qos(1)),
             info=create("std_msgs/msg/String", "~/info", latched_qos()),
             diagnostics=create("diagnostic_msgs/msg/DiagnosticArray", "/diagnostics", reliable_qos(10)))

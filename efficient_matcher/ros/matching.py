@@ -42,6 +42,7 @@ class Publishers:
     matches: Publisher
     homography: Publisher
     relative_pose: Publisher
+    vins_features: Publisher
     debug_image: Publisher
     info: Publisher
     diagnostics: Publisher
@@ -151,7 +152,7 @@ class Matching:
 
     def _wanted(self) -> bool:
         out = self._publishers
-        results = out.matches, out.homography, out.relative_pose, out.debug_image
+        results = out.matches, out.homography, out.relative_pose, out.vins_features, out.debug_image
         lazy = self._config.node.lazy
         return self._enabled and (not lazy or any(p.get_subscription_count() for p in results))
 
@@ -163,12 +164,23 @@ class Matching:
         publishers = self._publishers
         publishers.matches.publish(output.matches(self._types))
         publishers.homography.publish(output.homography(self._types))
-        if publishers.relative_pose.get_subscription_count():
-            publishers.relative_pose.publish(output.relative_pose(self._types, self.stream.relative_pose(output)))
+        self._publish_motion(output)
         self._health.add(output.result)
         self._listeners.on_result(output.result)
         if publishers.debug_image.get_subscription_count():
             publishers.debug_image.publish(output.debug_image(self._types, self._config.node.debug_max_matches))
+
+    def _publish_motion(self, output: Output) -> None:
+        """What takes a relative pose to make, for who asks."""
+        poses, features = self._publishers.relative_pose, self._publishers.vins_features
+        wanted = [publisher for publisher in (poses, features) if publisher.get_subscription_count()]
+        if not wanted:
+            return
+        pose = self.stream.relative_pose(output)
+        if poses in wanted:
+            poses.publish(output.relative_pose(self._types, pose))
+        if features in wanted and output.cameras == (0, 0):
+            features.publish(output.vins_features(self._types, self.stream.rays0(output), pose))
 
     def _publish_info(self) -> None:
         self._frame_ids = self.stream.frame_ids

@@ -47,7 +47,8 @@ _FORMATS = {number: code for code, number in _DATATYPES.items()}
 class MessageTypes:
     """Message classes of one type system.
 
-    to_data: turns bytes into what it wants in a uint8[] field; to_byte: an integer into what it wants in a byte field.
+    to_data: turns bytes into what it wants in a uint8[] field; to_byte: an integer into what it wants in a byte field;
+    to_floats: float32 [N] into what it wants in a float32[] field.
     """
 
     image: Callable[..., Any]
@@ -60,19 +61,26 @@ class MessageTypes:
     diagnostic_array: Callable[..., Any]
     diagnostic_status: Callable[..., Any]
     key_value: Callable[..., Any]
+    features: Callable[..., Any]  # sensor_msgs/PointCloud, the old kind
+    point32: Callable[..., Any]
+    channel: Callable[..., Any]
     to_data: Callable[[bytes], Any]
     to_byte: Callable[[int], Any]
+    to_floats: Callable[[NDArray[np.float32]], Any]
 
     @classmethod
     def from_ros(cls) -> MessageTypes:
         """The classes of the ROS installation; raises ImportError without one."""
         from builtin_interfaces.msg import Time
         from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-        from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
+        from geometry_msgs.msg import Point32
+        from sensor_msgs.msg import ChannelFloat32, CompressedImage, Image, PointCloud, PointCloud2, PointField
         from std_msgs.msg import Header, String
         # rclpy takes an array.array as it is, but checks bytes element by element.
         return cls(Image, CompressedImage, PointCloud2, PointField, Header, Time, String, DiagnosticArray,
-                   DiagnosticStatus, KeyValue, lambda data: array.array("B", data), lambda value: bytes([value]))
+                   DiagnosticStatus, KeyValue, PointCloud, Point32, ChannelFloat32,
+                   lambda data: array.array("B", data), lambda value: bytes([value]),
+                   lambda values: array.array("f", values.tobytes()))
 
     @classmethod
     def from_typestore(cls, typestore: Any) -> MessageTypes:
@@ -80,8 +88,10 @@ class MessageTypes:
         names = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2",
                  "sensor_msgs/msg/PointField", "std_msgs/msg/Header", "builtin_interfaces/msg/Time",
                  "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray", "diagnostic_msgs/msg/DiagnosticStatus",
-                 "diagnostic_msgs/msg/KeyValue")
-        return cls(*(typestore.types[name] for name in names), lambda data: np.frombuffer(data, np.uint8), int)
+                 "diagnostic_msgs/msg/KeyValue", "sensor_msgs/msg/PointCloud", "geometry_msgs/msg/Point32",
+                 "sensor_msgs/msg/ChannelFloat32")
+        return cls(*(typestore.types[name] for name in names), lambda data: np.frombuffer(data, np.uint8), int,
+                   lambda values: values)
 
 
 def stamp_ns(header: Any) -> int:

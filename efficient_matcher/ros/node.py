@@ -22,7 +22,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image, PointCloud, PointCloud2
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
@@ -65,6 +65,7 @@ class MatcherNode(Node):
             matches=create(PointCloud2, "~/matches", QoSProfile(depth=10)),
             homography=create(PointCloud2, "~/homography", QoSProfile(depth=10)),
             relative_pose=create(PointCloud2, "~/relative_pose", QoSProfile(depth=10)),
+            vins_features=create(PointCloud, "~/vins_features", QoSProfile(depth=10)),
             debug_image=create(Image, "~/debug_image", QoSProfile(depth=1)),
             info=self.create_publisher(String, "~/info", latched),
             diagnostics=self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10)))

@@ -20,6 +20,7 @@ from efficient_matcher.records import Features, Frame, PairResult, RelativePose
 from efficient_matcher.ros import messages
 from efficient_matcher.ros.camera import CameraModel, pose_by_rays
 from efficient_matcher.ros.pose_message import pose_message
+from efficient_matcher.ros.slam.vins import features_message, pack_features
 
 Prepared = tuple[tuple[Any, ...], list[tuple[Frame, Union[Features, None]]]]  # messages; of each, frame and features
 
@@ -44,6 +45,10 @@ class Output:
     def relative_pose(self, types: messages.MessageTypes, pose: RelativePose) -> Any:
         """`~/relative_pose`."""
         return pose_message(types, self.header, self.result, pose, *self.cameras)
+
+    def vins_features(self, types: messages.MessageTypes, rays0: NDArray[np.float32] | None, pose: RelativePose) -> Any:
+        """`~/vins_features`."""
+        return features_message(types, self.header, pack_features(self.result, rays0, self.rays, pose))
 
     def debug_image(self, types: messages.MessageTypes, max_matches: int) -> Any:
         """`~/debug_image`: tails over the current image, or a stereo pair side by side."""
@@ -106,11 +111,13 @@ class CameraStream:
 
     def relative_pose(self, output: Output) -> RelativePose:
         """Of the two cameras of an output, from the rays of its matches; none while a CameraInfo is missing."""
-        (reference, current), result = output.cameras, output.result
-        rays0, config = self._rays(reference, result.points0, result.features0), self._matcher.config
-        _, model = self._cameras.get(current, ((), None))
+        config, (_, model) = self._matcher.config, self._cameras.get(output.cameras[1], ((), None))
         focal = 1.0 if model is None else model.focal_px(config.node.undistort)
-        return pose_by_rays(result, rays0, output.rays, focal, config.geometry)
+        return pose_by_rays(output.result, self.rays0(output), output.rays, focal, config.geometry)
+
+    def rays0(self, output: Output) -> NDArray[np.float32] | None:
+        """[K,3] of an output's matches in the reference image, or None."""
+        return self._rays(output.cameras[0], output.result.points0, output.result.features0)
 
     def set_camera_info(self, index: int, info: Any) -> None:
         """Takes the CameraInfo of camera 0 (mono, left) or 1 (right); a useless one leaves rays NaN and warns once."""

@@ -35,7 +35,7 @@ class Bench:
     """A Matching, its publishers and what its listeners heard."""
 
     def __init__(self, config: Config, types: MessageTypes) -> None:
-        self.out = Publishers(*(Recorder() for _ in range(6)))
+        self.out = Publishers(*(Recorder() for _ in range(7)))
         self.failures: list[str] = []
         self.results: list[Any] = []
         self.up = True
@@ -115,6 +115,10 @@ def test_a_pose_is_fitted_for_who_asks(bench: Bench, warped_pair: Any) -> None:
     bench.show(warped_pair.image1, 99)
     row = unpack_pose(bench.out.relative_pose.sent[0])[0]
     assert row["valid"] == 0 and row["n_matches"] > 0  # no CameraInfo has come
+    assert not bench.out.vins_features.sent
+    bench.out.relative_pose.subscribers, bench.out.vins_features.subscribers = 0, 1
+    bench.show(warped_pair.image0, 133)
+    assert len(bench.out.relative_pose.sent) == 1 and bench.out.vins_features.sent[0].points == []
 
 
 def test_a_failure_is_told_in_one_line_and_diagnosed(bench: Bench, warped_pair: Any) -> None:

@@ -25,7 +25,7 @@ def types(request: pytest.FixtureRequest) -> messages.MessageTypes:
     if request.param == "rosbags":
         typesys = pytest.importorskip("rosbags.typesys")
         return messages.MessageTypes.from_typestore(typesys.get_typestore(typesys.Stores.ROS2_JAZZY))
-    return messages.MessageTypes(*[SimpleNamespace] * 10, lambda data: array.array("B", data), int)
+    return messages.MessageTypes(*[SimpleNamespace] * 13, lambda data: array.array("B", data), int, list)
 
 
 def result(valid: bool = True, count: int = 3) -> PairResult:

@@ -91,6 +91,8 @@ def test_a_camera_that_turned_is_known_by_its_rays(stream: CameraStream, warped_
     output = stream.process((image_message(turned, 33),))
     pose = stream.relative_pose(output)
     assert pose.parallax_px < 2 and np.degrees(np.linalg.norm(cv2.Rodrigues(pose.rotation @ turn.T)[0])) < 0.5
+    features = output.vins_features(types, stream.rays0(output), pose)
+    assert len(features.points) == pose.inliers.sum() > 50 and features.header is output.header
     row = unpack_pose(output.relative_pose(types, pose))[0]
     assert row["valid"] == 1 and np.array_equal(row["R"], pose.rotation.ravel()) and row["ref_nanosec"] == 0
 
