@@ -23,6 +23,7 @@ from efficient_matcher.ros import messages  # noqa: E402
 from efficient_matcher.ros.dds import DdsNode, latched_qos, reliable_qos, sensor_qos  # noqa: E402
 from efficient_matcher.ros.dds_node import CameraTopics, DdsMatcherNode  # noqa: E402
 from efficient_matcher.ros.matching import Listeners  # noqa: E402
+from efficient_matcher.ros.pose_message import unpack_pose  # noqa: E402
 
 IMAGE, COMPRESSED, CLOUD = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2"
 PATIENCE_S = 20.0  # only reached by a failure
@@ -119,9 +120,10 @@ def test_results_carry_the_true_motion_and_the_images_header(make_bench: Callabl
     assert json.loads(infos[-1].data)["cameras"] == {"0": "camera_optical"}
 
 
-def test_rays_come_from_the_camera_info_beside_the_image(make_bench: Callable[..., Bench], warped_pair: Any) -> None:
+def test_rays_poses_and_features_come_from_the_camera_info(make_bench: Callable[..., Bench], warped_pair: Any) -> None:
     bench = make_bench(node__lazy=False)
-    matches = bench.listen(CLOUD, "/robot/front/matches")
+    matches, poses = bench.listen(CLOUD, "/robot/front/matches"), bench.listen(CLOUD, "/robot/front/relative_pose")
+    features = bench.listen("sensor_msgs/msg/PointCloud", "/robot/front/vins_features")
     kind = "sensor_msgs/msg/CameraInfo"
     infos, camera = bench.camera(kind, "/camera/camera_info"), bench.camera()
     roi = bench.peer._typestore.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
@@ -134,6 +136,12 @@ def test_rays_come_from_the_camera_info_beside_the_image(make_bench: Callable[..
     assert bench.spin_until(lambda: matches)
     rows = messages.unpack_matches(matches[0])
     np.testing.assert_allclose(rows["x"], (rows["u1"] - 160) / 300, atol=1e-6)
+    assert bench.spin_until(lambda: poses and features)
+    row = unpack_pose(poses[0])[0]
+    assert row["valid"] == 1 and row["n_matches"] == len(rows) and np.linalg.norm(row["t"]) == pytest.approx(1)
+    assert len(features[0].points) == row["n_inliers"] and len(features[0].channels) == 9
+    tracked = dict(zip(features[0].channels[0].values.astype(int), features[0].channels[2].values))
+    assert tracked and all(tracked.get(row["track_id"], row["u1"]) == row["u1"] for row in rows)
 
 
 def test_compressed_images(make_bench: Callable[..., Bench], warped_pair: Any) -> None:

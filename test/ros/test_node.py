@@ -22,13 +22,14 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data  # noqa: E402
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud, PointCloud2  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from efficient_matcher.core.geometry import corner_error  # noqa: E402
 from efficient_matcher.ros.messages import unpack_homography, unpack_matches  # noqa: E402
 from efficient_matcher.ros.node import MatcherNode, run  # noqa: E402
+from efficient_matcher.ros.pose_message import unpack_pose  # noqa: E402
 
 PATIENCE_S = 30.0  # only reached by a failure
 QUIET_S = 0.6  # long enough to see what should not come
@@ -137,6 +138,22 @@ def test_image_pair_gives_matches_and_homography_under_the_images_header(make_be
     rows = unpack_matches(matches[0])
     assert len(rows) >= 50 and rows["inlier"].sum() >= 40
     np.testing.assert_allclose(rows["x"], (rows["u1"] - 160) / 300, atol=1e-6)
+
+
+def test_poses_and_features_for_who_asks(make_bench: Any, warped_pair: Any) -> None:
+    bench = make_bench()
+    poses = bench.listen(PointCloud2, "/efficient_matcher/relative_pose")
+    features = bench.listen(PointCloud, "/efficient_matcher/vins_features")
+    camera, infos = bench.camera(), bench.camera(CameraInfo, "camera_info")
+    bench.connect(camera, infos)
+    infos.publish(stamped(CameraInfo(width=320, height=240, distortion_model="plumb_bob", d=[0.0] * 5,
+                                     k=[300.0, 0, 160, 0, 300, 120, 0, 0, 1]), 1000))
+    second = raw(warped_pair.image1, 1033)
+    bench.show(camera, raw(warped_pair.image0, 1000), second)
+    assert bench.spin_until(lambda: bool(poses and features))
+    row = unpack_pose(poses[0])[0]
+    assert row["valid"] == 1 and poses[0].header == features[0].header == second.header
+    assert len(features[0].points) == row["n_inliers"] > 40 and len(features[0].channels) == 9
 
 
 def test_compressed_images(make_bench: Any, warped_pair: Any) -> None:
