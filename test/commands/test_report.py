@@ -141,7 +141,8 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
 
 # 3: past the end of a ramp
 TINY_STEPS = ["processes=1", "sparse_steps=3", "more_steps=1", "regrown_steps=1", "extractor_steps=3", "both_steps=1",
-              "narrow_steps=1", "rounded_steps=1", "denser_steps=1"]
+              "narrow_steps=1", "rounded_steps=1", "denser_steps=1",
+              "kept_steps=1"]
 
 
 def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.ndarray,
