@@ -54,9 +54,10 @@ def test_twice_the_keypoints() -> None:
     assert f"{rates[0]} and {rates[1]}" in README
 
 
-@pytest.mark.parametrize("method", ["default", "accurate", "sift"])
-def test_relative_pose(method: str) -> None:
-    levels = [row for row in figures("pose")["results"] if row["method"] == method]
+@pytest.mark.parametrize(("name", "method"), [("pose", "default"), ("pose", "accurate"), ("pose", "sift"),
+                                              ("pose-refined", "default"), ("pose-refined", "accurate")])
+def test_relative_pose(name: str, method: str) -> None:
+    levels = [row for row in figures(name)["results"] if row["method"] == method]
     precision = " / ".join(f"{row['precision']:.1f}" for row in levels)
     cells = [" | ".join(slashed(row[fit]) for row in levels) for fit in ("auc", "fit_auc")]
     assert f"| {cells[0]} | {precision} |" in DOCS["evaluation"]
