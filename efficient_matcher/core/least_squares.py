@@ -68,23 +68,33 @@ class Linearized:
     rows: Array
     squared: Array
 
-    def standard(self, whitening: Whitening) -> Array:
-        """Squared lengths [K] of whitened residuals."""
+    def whitened(self, whitening: Whitening = ALIKE) -> Whitened:
+        """The Jacobian and the residuals under a whitening."""
         to_x, across, to_y = whitening
-        first, second = to_x * self.rows[5], across * self.rows[5] + to_y * self.rows[8]
-        return first * first + second * second
-
-    def normal_equations(self, weights: Array, whitening: Whitening = ALIKE) -> tuple[Array, Array]:
-        """J^T W J [8,8] and J^T W r [8] of whitened J and residuals r, weights [K]."""
-        to_x, across, to_y = whitening
-        along_x, second = self.rows[:6], np.empty_like(self.rows)
+        second = np.empty_like(self.rows)
+        first, shifted = to_x * self.rows[:6], across * self.rows[:6]
+        second[:3] = shifted[:3]
         np.multiply(to_y, self.rows[:3], out=second[3:6])
         np.multiply(to_y, self.rows[6:], out=second[6:])
-        first, shifted = to_x * along_x, across * along_x
-        second[:3] = shifted[:3]
         second[6:] += shifted[3:]
-        sums = (second * weights) @ second.T
-        sums[_FIRST] += (first * weights) @ first.T
+        return Whitened(first, second)
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """Rows of the whitened Jacobian, its residual last: first [6,K], of what has to do with x alone, second [9,K]."""
+
+    first: Array
+    second: Array
+
+    def squared(self) -> Array:
+        """Lengths [K] of the residuals."""
+        return self.first[5] * self.first[5] + self.second[8] * self.second[8]
+
+    def normal_equations(self, weights: Array) -> tuple[Array, Array]:
+        """J^T W J [8,8] and J^T W r [8], weights [K]."""
+        sums = (self.second * weights) @ self.second.T
+        sums[_FIRST] += (self.first * weights) @ self.first.T
         return sums[:8, :8], sums[:8, 8]
 
 
@@ -138,11 +148,12 @@ def polish(problem: Problem, G: Array) -> Array | None:
             return None
         G = G / G[2, 2]
         fit = linearized(problem, G)
-        weighting = _weighting(problem, fit)
+        whitened = fit.whitened(problem.whitening)
+        weighting = _weighting(problem, fit.squared, whitened.squared())
         if weighting is None:
             return None
         try:
-            step = np.linalg.solve(*fit.normal_equations(weighting[0], problem.whitening))
+            step = np.linalg.solve(*whitened.normal_equations(weighting[0]))
         except np.linalg.LinAlgError:
             return None
         G = G + np.append(step, 0.0).reshape(3, 3)
@@ -157,7 +168,7 @@ def determined(problem: Problem, fit: Linearized, inliers: NDArray[np.bool_]) ->
     Counting the uncertainty that noise leaves is not enough: scatter about a line, given enough
     points, looks like a little information on what is off the line, and is none.
     """
-    normal, _ = fit.normal_equations(inliers.astype(np.float64))
+    normal, _ = fit.whitened().normal_equations(inliers.astype(np.float64))
     count = np.count_nonzero(inliers)
     variance = max(float(inliers @ fit.squared) / count / 2, (SMALLEST_NOISE_PX * problem.scale1) ** 2)
     weakest = float(np.linalg.eigvalsh(normal)[0])
@@ -171,7 +182,9 @@ def covariance_at(points0: Array, problem: Problem, G: Array, fit: Linearized) -
     The variance is that of an M-estimate, E[psi^2] / E[psi']^2 (Huber, "Robust Statistics", 6.3), psi = weight x
     residual, both over the point's own noise; for Gaussian residuals and equal weights it is their variance.
     """
-    weighting, slopes = _weighting(problem, fit), _slopes_at(points0, G)
+    whitened, slopes = fit.whitened(problem.whitening), _slopes_at(points0, G)
+    standard = whitened.squared()
+    weighting = _weighting(problem, fit.squared, standard)
     if weighting is None or not np.isfinite(slopes).all():
         return np.full((len(slopes), len(slopes)), np.nan)
     weights, noise = weighting
@@ -179,10 +192,10 @@ def covariance_at(points0: Array, problem: Problem, G: Array, fit: Linearized) -
     count = int(near.sum())
     if count <= MINIMUM_POINTS:  # as many unknowns as residuals: nothing is left to see the noise by
         return np.full((len(slopes), len(slopes)), np.nan)
-    psi_squared = weights**2 * fit.standard(problem.whitening)
+    psi_squared = weights**2 * standard
     slope = (weights.sum() - psi_squared.sum() / noise / (DEGREES_OF_FREEDOM + 2)) / count
     variance = psi_squared.sum() / 2 / slope**2 / (count - MINIMUM_POINTS)
-    normal, _ = fit.normal_equations(near, problem.whitening)
+    normal, _ = whitened.normal_equations(near)
     return slopes @ np.linalg.solve(normal, slopes.T) * variance / problem.scale1**2
 
 
@@ -191,21 +204,26 @@ def _whitening(H: Array, rows0: Array, agreeing: NDArray[np.bool_], spreads0: Ar
     relative to the median variance."""
     depth = np.maximum(H[2] @ rows0, HORIZON)
     places = H[:2] @ rows0 / depth
-    (a, b), (c, d) = (H[:2, :2, None] - places[:, None] * H[2, :2, None]) / depth  # derivatives of x and of y
-    known = np.isfinite(spreads0) & np.isfinite(spreads1)
-    noise0, noise1 = (np.where(known, spreads, 0) ** 2 for spreads in (spreads0, spreads1))
-    xx, xy, yy = noise0 * (a * a + b * b) + noise1, noise0 * (a * c + b * d), noise0 * (c * c + d * d) + noise1
+    slopes = (H[:2, :2, None] - places[:, None] * H[2, :2, None]) / depth  # [2,2,K], of x and of y
+    if not np.isfinite(spreads0.sum() + spreads1.sum()):  # such a spread says nothing
+        known = np.isfinite(spreads0) & np.isfinite(spreads1)
+        spreads0, spreads1 = (np.where(known, spreads, 0) for spreads in (spreads0, spreads1))
+    noise0 = spreads0 * spreads0
+    xx, yy = noise0 * (slopes * slopes).sum(1) + spreads1 * spreads1
+    xy = noise0 * (slopes[0] * slopes[1]).sum(0)
     variance = (xx + yy) / 2
-    known = (variance > 0) & (variance < np.inf)
-    chosen = variance[agreeing & known]
+    chosen = variance[agreeing & (variance > 0)]
     if not len(chosen):
         return ALIKE
     median = float(np.partition(chosen, len(chosen) // 2)[len(chosen) // 2])
-    xx, xy, yy = (np.where(known, part / np.where(known, variance, 1), default)
-                  for part, default in ((xx, 1.0), (xy, 0.0), (yy, 1.0)))
-    relative = np.clip(np.where(known, variance / median, 1.0), 1 / MOST_UNEVEN, MOST_UNEVEN)
-    to_y = 1 / np.sqrt(np.maximum(yy - xy * xy / xx, LEAST_ROUND) * relative)
-    return 1 / np.sqrt(xx * relative), -xy / xx * to_y, to_y
+    if not variance.min() > 0:
+        unknown = ~(variance > 0)
+        xx[unknown] = yy[unknown] = variance[unknown] = median
+    scale = np.minimum(np.maximum(variance / median, 1 / MOST_UNEVEN), MOST_UNEVEN) / variance
+    xx, yy, xy = xx * scale, yy * scale, xy * scale
+    skew = xy / xx
+    to_y = 1 / np.sqrt(np.maximum(yy - xy * skew, LEAST_ROUND * variance * scale))
+    return 1 / np.sqrt(xx), -skew * to_y, to_y
 
 
 def _to_unit(rows: Array) -> Array:
@@ -217,10 +235,9 @@ def _to_unit(rows: Array) -> Array:
     return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1.0]])
 
 
-def _weighting(problem: Problem, fit: Linearized) -> tuple[Array, float] | None:
+def _weighting(problem: Problem, squared: Array, standard: Array) -> tuple[Array, float] | None:
     """Weights [K] beside those of the noise, 0 for points out of reach, and the variance of one coordinate of a point
     of median noise; None when too few agree."""
-    standard, squared = fit.standard(problem.whitening), fit.squared
     chosen = standard[squared < problem.threshold**2]
     if len(chosen) < MINIMUM_POINTS:
         return None
