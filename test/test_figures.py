@@ -64,6 +64,12 @@ def test_relative_pose(name: str, method: str) -> None:
     assert f"| {cells[1]} |" in DOCS["evaluation"]
 
 
+def test_relative_pose_in_short() -> None:
+    cells = [" / ".join(f"{row[fit]['5']:.1f}" for row in figures("pose")["results"] if row["method"] == method)
+             for method, fit in (("default", "fit_auc"), ("sift", "fit_auc"), ("sift", "auc"))]
+    assert all(cell in README for cell in cells)
+
+
 @pytest.mark.parametrize("row", figures("compression")["rows"], ids=lambda row: row["title"])
 def test_compression(row: dict) -> None:
     cells = [f"{row['bytes'] / 1024:,.0f} ({100 * row['size_share']:.1f} %)", f"{row['nonzero'] / 1e6:.2f} M",
