@@ -112,7 +112,8 @@ def _print(figures: list[dict[str, Any]], config: Config) -> None:
     for row in figures:
         areas = ["/".join(f"{area:.1f}" for area in row[name].values()) for name in ("auc", "fit_auc")]
         medians = [_number(row[name], 2) for name in ("median_error_deg", "fit_median_error_deg")]
-        rows.append((f"{row['group']} {row['method']}", *areas, *medians, _number(row["precision"]), _number(row["precision_3px"]), _number(row["matching_score"]),
+        shares = [_number(row[name]) for name in ("precision", "precision_3px", "matching_score")]
+        rows.append((f"{row['group']} {row['method']}", *areas, *medians, *shares,
                      f"{row['matches']:.0f}", f"{row['without_pose']} of {row['pairs']}"))
     print_table(f"relative pose, {config.extract.max_keypoints} keypoints, {SIZE[0]}x{SIZE[1]}, AUC in % at "
                 f"{' / '.join(f'{threshold:g}' for threshold in THRESHOLDS_DEG)} degrees", rows, COLUMNS)
@@ -126,8 +127,8 @@ def _report(options: EvaluatePoseOptions, figures: list[dict[str, Any]], outcome
             candidates: Candidates, skipped: Counter[str]) -> dict[str, Any]:
     settings = {name: getattr(options, name) for name in (
         "source", "images", "scenes", "level", "pairs", "seed", "topic", "pose_topic", "gap", "limit")}
-    rows = [{**asdict(outcome), "error_deg": outcome.error_deg, "fit_error_deg": outcome.fit_error_deg, "precision": outcome.precision,
-             "matching_score": outcome.matching_score} for outcome in outcomes]
+    rows = [{**asdict(outcome), "error_deg": outcome.error_deg, "fit_error_deg": outcome.fit_error_deg,
+             "precision": outcome.precision, "matching_score": outcome.matching_score} for outcome in outcomes]
     return {"command": "evaluate pose", "version": efficient_matcher.__version__, "opencv": cv2.__version__,
             "bundles": candidates.bundle_facts(), "settings": {**settings, "methods": list(candidates.matchers),
                                                                **options.config.values()},

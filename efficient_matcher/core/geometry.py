@@ -66,6 +66,19 @@ def rough_homography(points0: NDArray[np.floating], points1: NDArray[np.floating
     return start / start[2, 2] if start[2, 2] > HORIZON else None
 
 
+def usac_params(threshold: float, config: GeometryConfig) -> cv2.UsacParams:
+    """How OpenCV's robust estimators are to search, `threshold` in the points' own unit: as USAC's own presets are
+    made, but with a seed."""
+    params = cv2.UsacParams()
+    params.score = cv2.SCORE_METHOD_MSAC  # MAGSAC's takes twice as long, and after the polish ends in the same place
+    params.threshold = threshold
+    params.maxIterations = config.max_iterations
+    params.confidence = config.confidence
+    params.randomGeneratorState = config.seed
+    params.isParallel = False  # threads would race for the best model
+    return params
+
+
 def warp_points(points: NDArray[np.floating], H: Array) -> Array:
     """Map points [N,2] px of image 0 to image 1 pixels [N,2] by H [3,3]; NaN beyond the horizon."""
     x, y, depth = H[:, :2] @ np.asarray(points, np.float64).reshape(-1, 2).T + H[:, 2:]
@@ -116,15 +129,8 @@ def _fit(points0: Array, points1: Array, image_size0: tuple[int, int], config: G
 def _robust_start(points0: Array, points1: Array, config: GeometryConfig) -> Array | None:
     if len(points0) < max(config.min_inliers, MINIMUM_POINTS):
         return None
-    params = cv2.UsacParams()  # as USAC's own presets are made, but with a seed
-    params.score = cv2.SCORE_METHOD_MSAC  # MAGSAC's takes twice as long, and after the polish ends in the same place
-    params.threshold = config.threshold_px
-    params.maxIterations = config.max_iterations
-    params.confidence = config.confidence
-    params.randomGeneratorState = config.seed
-    params.isParallel = False  # threads would race for the best model
     try:
-        H, mask = cv2.findHomography(points0, points1, params)
+        H, mask = cv2.findHomography(points0, points1, usac_params(config.threshold_px, config))
     except cv2.error:
         return None  # some versions raise on degenerate points where others return nothing
     if H is None or H.shape != (3, 3) or not np.isfinite(H).all():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core.epipolar import (
     INLIER_PX, MINIMUM_POINTS, TINY, Pose, View, covariance, msac_cost, parallax_px, polish, view_of)
-from efficient_matcher.core.geometry import Spreads, rough_homography
+from efficient_matcher.core.geometry import Spreads, rough_homography, usac_params
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import RelativePose
 
@@ -70,11 +70,16 @@ def no_pose(count: int) -> RelativePose:
     return RelativePose(None, None, np.zeros(count, bool), np.full((6, 6), np.nan), float("nan"), float("nan"))
 
 
+def rotation_angle_deg(R: Array) -> float:
+    """Angle of a rotation matrix [3,3], degrees, also where it is tiny."""
+    sine = np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]) / 2
+    return float(np.degrees(np.arctan2(sine, (np.trace(R) - 1) / 2)))
+
+
 def pose_difference_deg(pose: Pose, other: Pose) -> tuple[float, float]:
     """Angles, degrees, of the rotation and of the translation's direction between two poses R [3,3], t [3]."""
     (R, t), (R_other, t_other) = pose, other
-    angle = np.arccos(np.clip((np.trace(R.T @ R_other) - 1) / 2, -1, 1))
-    return float(np.degrees(angle)), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(t, t_other)), t @ t_other)))
+    return rotation_angle_deg(R.T @ R_other), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(t, t_other)), t @ t_other)))
 
 
 def _ranked(view: View, poses: list[Pose]) -> list[tuple[float, NDArray[np.bool_], Pose]]:
@@ -96,13 +101,7 @@ def _intrinsics(K: Array, name: str) -> Array:
 
 def _essential_poses(view: View, config: GeometryConfig) -> list[Pose]:
     """Of the four poses an essential matrix stands for, the one with most points before both cameras."""
-    params = cv2.UsacParams()
-    params.score = cv2.SCORE_METHOD_MSAC
-    params.threshold = INLIER_PX / view.focal_px
-    params.maxIterations = config.max_iterations
-    params.confidence = config.confidence
-    params.randomGeneratorState = config.seed
-    params.isParallel = False  # threads would race for the best model
+    params = usac_params(INLIER_PX / view.focal_px, config)
     points = [np.ascontiguousarray(rays[:2].T) for rays in (view.rays0, view.rays1)]
     try:
         E, _ = cv2.findEssentialMat(*points, np.eye(3), np.eye(3), np.zeros(4), np.zeros(4), params)

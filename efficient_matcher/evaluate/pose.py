@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.core.pipeline import Matcher
-from efficient_matcher.core.relative_pose import fit_relative_pose
+from efficient_matcher.core.relative_pose import fit_relative_pose, rotation_angle_deg
 from efficient_matcher.evaluate.homography import PairMatcher
 from efficient_matcher.evaluate.metrics import TRUTH_THRESHOLD_PX, area_under_curve
 from efficient_matcher.records import PairResult
 from efficient_matcher.scenes.depth import DepthView, transfer
-from efficient_matcher.scenes.views import rotation_angle_deg
 
 Array = NDArray[np.float64]
 

@@ -176,11 +176,12 @@ class Matching:
         wanted = [publisher for publisher in (poses, features) if publisher.get_subscription_count()]
         if not wanted:
             return
-        pose = self.stream.relative_pose(output)
+        rays0 = self.stream.rays0(output)
+        pose = self.stream.relative_pose(output, rays0)
         if poses in wanted:
             poses.publish(output.relative_pose(self._types, pose))
         if features in wanted and output.cameras == (0, 0):
-            features.publish(output.vins_features(self._types, self.stream.rays0(output), pose))
+            features.publish(output.vins_features(self._types, rays0, pose))
 
     def _publish_info(self) -> None:
         self._frame_ids = self.stream.frame_ids

@@ -109,11 +109,12 @@ class CameraStream:
         rays = self._rays(current, result.points1, result.features1)
         return Output(result, images[current].header, (0, current), rays)
 
-    def relative_pose(self, output: Output) -> RelativePose:
-        """Of the two cameras of an output, from the rays of its matches; none while a CameraInfo is missing."""
+    def relative_pose(self, output: Output, rays0: NDArray[np.float32] | None) -> RelativePose:
+        """Of the two cameras of an output, from the rays of its matches; none while a CameraInfo is missing. rays0: see
+        `rays0`."""
         config, (_, model) = self._matcher.config, self._cameras.get(output.cameras[1], ((), None))
         focal = 1.0 if model is None else model.focal_px(config.node.undistort)
-        return pose_by_rays(output.result, self.rays0(output), output.rays, focal, config.geometry)
+        return pose_by_rays(output.result, rays0, output.rays, focal, config.geometry)
 
     def rays0(self, output: Output) -> NDArray[np.float32] | None:
         """[K,3] of an output's matches in the reference image, or None."""

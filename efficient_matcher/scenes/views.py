@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.core.relative_pose import rotation_angle_deg
 from efficient_matcher.scenes.depth import DepthView, transfer
 from efficient_matcher.scenes.render import Array, Camera, Lamp, depth_map, render
 from efficient_matcher.scenes.world import KINDS, Images, World, draw_world
@@ -117,12 +118,6 @@ def look_at(position: Array, target: Array, roll_rad: float) -> Array:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = R, -R @ position
     return pose
-
-
-def rotation_angle_deg(R: Array) -> float:
-    """Angle of a rotation matrix [3,3], degrees, also where it is tiny."""
-    sine = np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]) / 2
-    return float(np.degrees(np.arctan2(sine, (np.trace(R) - 1) / 2)))
 
 
 def overlap(view0: DepthView, view1: DepthView) -> float:

@@ -122,16 +122,22 @@ def check_homography(message: Any, truth: np.ndarray) -> None:
     assert corner_error(row["H"].reshape(3, 3), truth, (320, 240)) < 1.0
 
 
-def test_image_pair_gives_matches_and_homography_under_the_images_header(make_bench: Any, warped_pair: Any) -> None:
-    bench = make_bench()
-    matches = bench.listen(PointCloud2, "/efficient_matcher/matches")
-    homographies = bench.listen(PointCloud2, "/efficient_matcher/homography")
+def show_calibrated(bench: Bench, pair: Any) -> Image:
+    """A CameraInfo and the pair; returns the message of the second image."""
     camera, infos = bench.camera(), bench.camera(CameraInfo, "camera_info")
     bench.connect(camera, infos)
     infos.publish(stamped(CameraInfo(width=320, height=240, distortion_model="plumb_bob", d=[0.0] * 5,
                                      k=[300.0, 0, 160, 0, 300, 120, 0, 0, 1]), 1000))
-    second = raw(warped_pair.image1, 1033)
-    bench.show(camera, raw(warped_pair.image0, 1000), second)
+    second = raw(pair.image1, 1033)
+    bench.show(camera, raw(pair.image0, 1000), second)
+    return second
+
+
+def test_image_pair_gives_matches_and_homography_under_the_images_header(make_bench: Any, warped_pair: Any) -> None:
+    bench = make_bench()
+    matches = bench.listen(PointCloud2, "/efficient_matcher/matches")
+    homographies = bench.listen(PointCloud2, "/efficient_matcher/homography")
+    second = show_calibrated(bench, warped_pair)
     assert bench.spin_until(lambda: bool(matches and homographies))
     assert matches[0].header == homographies[0].header == second.header
     check_homography(homographies[0], warped_pair.matrix)
@@ -144,12 +150,7 @@ def test_poses_and_features_for_who_asks(make_bench: Any, warped_pair: Any) -> N
     bench = make_bench()
     poses = bench.listen(PointCloud2, "/efficient_matcher/relative_pose")
     features = bench.listen(PointCloud, "/efficient_matcher/vins_features")
-    camera, infos = bench.camera(), bench.camera(CameraInfo, "camera_info")
-    bench.connect(camera, infos)
-    infos.publish(stamped(CameraInfo(width=320, height=240, distortion_model="plumb_bob", d=[0.0] * 5,
-                                     k=[300.0, 0, 160, 0, 300, 120, 0, 0, 1]), 1000))
-    second = raw(warped_pair.image1, 1033)
-    bench.show(camera, raw(warped_pair.image0, 1000), second)
+    second = show_calibrated(bench, warped_pair)
     assert bench.spin_until(lambda: bool(poses and features))
     row = unpack_pose(poses[0])[0]
     assert row["valid"] == 1 and poses[0].header == features[0].header == second.header

@@ -89,7 +89,7 @@ def test_a_camera_that_turned_is_known_by_its_rays(stream: CameraStream, warped_
     stream.set_camera_info(0, camera_info())
     stream.process((image_message(warped_pair.image0, 0),))
     output = stream.process((image_message(turned, 33),))
-    pose = stream.relative_pose(output)
+    pose = stream.relative_pose(output, stream.rays0(output))
     assert pose.parallax_px < 2 and np.degrees(np.linalg.norm(cv2.Rodrigues(pose.rotation @ turn.T)[0])) < 0.5
     features = output.vins_features(types, stream.rays0(output), pose)
     assert len(features.points) == pose.inliers.sum() > 50 and features.header is output.header
@@ -100,7 +100,7 @@ def test_a_camera_that_turned_is_known_by_its_rays(stream: CameraStream, warped_
 def test_without_camera_info_there_is_no_pose(stream: CameraStream, warped_pair: Any) -> None:
     stream.process((image_message(warped_pair.image0, 0),))
     output = stream.process((image_message(warped_pair.image1, 33),))
-    pose = stream.relative_pose(output)
+    pose = stream.relative_pose(output, stream.rays0(output))
     assert not pose.valid and len(pose.inliers) == len(output.result.matches)
 
 
