@@ -108,7 +108,7 @@ def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: in
     compute = compute_of(options)
     views = gather_views_of_all([extractor.to(compute.device) for extractor in extractors], images, recipe.views,
                                 options.seed, options.out, reporter("extracting views"))
-    network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher, compute)
+    network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher, compute, extractors)
     return [network], hours
 
 

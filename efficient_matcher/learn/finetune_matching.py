@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,11 @@ class Pair(nn.Module):
 
 def finetune_superglue(
     start: SuperGlue, views: ViewSet, recipe: SuperGlueFinetuning, folder: Path, teacher: SuperGlue | None = None,
-    compute: Compute = Compute(),
+    compute: Compute = Compute(), extractors: Sequence[SuperPoint] = (),
 ) -> tuple[SuperGlue, float]:
     """Finetune a matcher (or go on) in `folder` on the features in `views`, which the teacher matches as well.
 
-    Returns the averaged network and the hours spent. Raises PruneError, RecipeError and TrainingError.
+    extractors: those the views are of; a run goes on with the same ones alone. Returns the averaged network and the hours spent. Raises PruneError, RecipeError and TrainingError.
     """
     torch.manual_seed(recipe.loop.seed)
     student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
@@ -51,7 +52,7 @@ def finetune_superglue(
     teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe)
     config = SuperGlueTraining(network=student.config, views=recipe.views)
-    loop = begun_loop(student, recipe, "superglue", folder, [start], [teacher], compute, pruning)
+    loop = begun_loop(student, recipe, "superglue", folder, [start, *extractors], [teacher], compute, pruning)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([recipe.loop.seed, batch_index])

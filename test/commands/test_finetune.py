@@ -64,6 +64,9 @@ def test_a_matcher_learns_the_features_of_several_extractors(folder: Path) -> No
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (folder / "run").glob("views*")) == [
         "views-0-of-1.safetensors", "views1-0-of-1.safetensors"]
+    del words[4:6]  # without the second one it is another run
+    again = CliRunner().invoke(app, [*words, "--steps", "1", "--processes", "1"])
+    assert again.exit_code == 1 and "checkpoint.pt: belongs to another configuration (start:" in again.output
 
 
 @pytest.mark.parametrize("options, what, message", [
