@@ -9,7 +9,7 @@ from typing import Any
 
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.runs import (
-    RunOptions, compute_of, launch_run, reporter, run_notes, training_images)
+    RunOptions, compute_of, launch_run, reporter, run_notes, scene_pairs, training_images)
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_json
 
@@ -93,7 +93,8 @@ def _superpoint(options: FinetuneOptions, recipe: Any, images: Any, processes: i
     from efficient_matcher.learn.finetune import finetune_superpoint
     labels = _labels(options, recipe, images, processes)
     network, hours = finetune_superpoint(_load(options, "superpoint"), images, labels, recipe, options.out,
-                                         _teacher(options, "superpoint"), compute_of(options))
+                                         _teacher(options, "superpoint"), compute_of(options),
+                                         scene_pairs(options, recipe, images))
     return [network], hours
 
 

@@ -76,6 +76,15 @@ def training_images(options: Any) -> Any:
     return images
 
 
+def scene_pairs(options: RunOptions, recipe: Any, images: Any) -> Any:
+    """The scenes that an extractor's recipe asks for, papered with the images; None if it asks for none."""
+    if not recipe.scenes_share:
+        return None
+    from efficient_matcher.learn.scene_pairs import ScenePairConfig, gather_scene_pairs
+    scenes = ScenePairConfig(recipe.scenes, width=recipe.pairs.width, height=recipe.pairs.height)
+    return gather_scene_pairs(images, scenes, options.seed, options.out, reporter("rendering scenes"))
+
+
 def run_notes(options: RunOptions, processes: int, hours: float, images: Any) -> dict[str, Any]:
     """What a weight file says of the run that made it."""
     kind = "folder" if options.images.is_dir() else "file"

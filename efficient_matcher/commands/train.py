@@ -10,7 +10,7 @@ from typing import Any
 
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.runs import (
-    RunOptions, compute_of, launch_run, plain_notes, reporter, run_notes, training_images)
+    RunOptions, compute_of, launch_run, plain_notes, reporter, run_notes, scene_pairs, training_images)
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_json
 
@@ -103,7 +103,8 @@ def _superpoint_process(options: TrainOptions, processes: int) -> None:
     config = config.going_on(start.config) if start is not None else config
     images = training_images(options)
     labels, made_by = _labels(options, images, processes)
-    network, hours = train_superpoint(images, labels, config, options.out, start, compute_of(options), made_by)
+    network, hours = train_superpoint(images, labels, config, options.out, start, compute_of(options), made_by,
+                                      scene_pairs(options, config, images))
     _save(options, "superpoint", network, {**run_notes(options, processes, hours, images), "labels": made_by,
                                            **_begun_with(options), "recipe": asdict(config)})
 

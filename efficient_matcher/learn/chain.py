@@ -27,6 +27,10 @@ class DetectorTraining(SuperPointTraining):
     reprojection_weight: float = 0.0
     self_label_from: float = 1.0  # never: a corner that is not seen is still one
 
+    def __post_init__(self) -> None:
+        if self.scenes_share:
+            raise ValueError("scenes_share: a base detector learns from drawings alone")
+
 
 @dataclass(frozen=True)
 class TrainingChain:

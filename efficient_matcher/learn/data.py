@@ -18,6 +18,7 @@ from torch import Tensor
 from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography, warp
+from efficient_matcher.learn.pair_motion import PairMotion
 from efficient_matcher.learn.tiles import random_part, tiled_view
 from efficient_matcher.sources.image_sets import read_images
 
@@ -72,16 +73,29 @@ class PairConfig:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """images [2B,1,h,w] in [0,1], first all views 0, then all views 1; H_0to1 [B,3,3] float32.
+    """images [2B,1,h,w] in [0,1], first all views 0, then all views 1; motion: from views 0 to views 1.
 
     clean: the same before light, blur, noise and compression changed them, if asked for. labels: one [N,3]
-    (x, y, share) array for each of the 2B views.
+    (x, y, share) array for each of the 2B views; those of pairs that maps join are empty and say nothing.
     """
 
     images: Tensor
     clean: Tensor | None
-    H_0to1: Tensor
+    motion: PairMotion
     labels: list[NDArray[np.float32]]
+
+    @property
+    def pairs(self) -> int:
+        """B."""
+        return len(self.images) // 2
+
+    @property
+    def labelled(self) -> Tensor | None:
+        """Which of the 2B views have labels [2B]; None where all have."""
+        if self.motion.maps is None:
+            return None
+        own = torch.arange(self.pairs, device=self.images.device) < len(self.motion.H_0to1)
+        return torch.cat([own, own])
 
 
 def pair_batch(
@@ -103,10 +117,11 @@ def pair_batch(
     clean = clean0 + clean1
     views = [augment(view, rng, config.photometric) for view in clean]
     H_0to1 = torch.from_numpy(np.stack(transforms)).float()
-    return PairBatch(_stacked(views), _stacked(clean) if with_clean else None, H_0to1, labels0 + labels1)
+    return PairBatch(stacked(views), stacked(clean) if with_clean else None, PairMotion(H_0to1), labels0 + labels1)
 
 
-def _stacked(views: list[NDArray[np.uint8]]) -> Tensor:
+def stacked(views: list[NDArray[np.uint8]]) -> Tensor:
+    """Grey views [h,w] uint8 as a network takes them, [n,1,h,w] in [0,1]."""
     return torch.from_numpy(np.stack(views)[:, None]).float() / 255
 
 

@@ -21,11 +21,12 @@ from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.channels import Network, narrow
 from efficient_matcher.learn.cluster import SharedValues
 from efficient_matcher.learn.compute import Compute
-from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
+from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
 from efficient_matcher.learn.prune import Masks, Ramp, Regrowth, prune_magnitude, sparsity, stored_weight, weight_layers
 from efficient_matcher.learn.quantization_aware import as_deployed, unrounded
 from efficient_matcher.learn.recipe import setting, to_mapping
+from efficient_matcher.learn.scene_pairs import ScenePairSet, mixed_batch
 from efficient_matcher.learn.stem import with_half_stem
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss
@@ -55,6 +56,8 @@ class SuperPointFinetuning:
     keep_codebooks: bool = False  # equal weights of a layer stay equal: finetunes the values of `cluster.py`
     rounded_bits: int = setting(0, choices=(0, 4, 8))  # learn as deployed in so few; see quantization_aware.py
     start_share: float = setting(0.0, minimum=0.0, below=1.0)  # of the weights to begin with, in those of the end
+    scenes_share: float = setting(0.0, minimum=0.0, maximum=1.0)  # of the pairs, see scene_pairs.py
+    scenes: int = setting(600, minimum=1)  # how many are rendered for that
 
     def __post_init__(self) -> None:
         if self.stem_width and not self.half_stem:
@@ -117,12 +120,12 @@ def _check_regrowth(recipe: SuperPointFinetuning | SuperGlueFinetuning | JointFi
 
 def finetune_superpoint(
     start: SuperPoint, images: ImageSet, labels: Labels | None, recipe: SuperPointFinetuning, folder: Path,
-    teacher: SuperPoint | None = None, compute: Compute = Compute(),
+    teacher: SuperPoint | None = None, compute: Compute = Compute(), scenes: ScenePairSet | None = None,
 ) -> tuple[SuperPoint, float]:
     """Finetune (or go on) in `folder`; returns the averaged network and the hours spent.
 
-    labels: of each image, as `data.label_images` makes them; not needed with `task` 0. Raises PruneError, RecipeError
-    and, as `Loop` does, TrainingError.
+    labels: of each image, as `data.label_images` makes them; not needed with `task` 0. scenes: where `scenes_share` of
+    the pairs come from. Raises PruneError, RecipeError and, as `Loop` does, TrainingError.
     """
     torch.manual_seed(recipe.loop.seed)
     student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
@@ -139,8 +142,8 @@ def finetune_superpoint(
     loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute, pruning)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
-        batch = compute.moved(pair_batch(images, labels, recipe.pairs, recipe.loop.seed, batch_index,
-                                         with_clean=teacher is not None))
+        batch = compute.moved(mixed_batch(images, labels, scenes, recipe.scenes_share, recipe.pairs, recipe.loop.seed,
+                                          batch_index, with_clean=teacher is not None))
         outputs = compute.run(student, batch.images.contiguous(memory_format=torch.channels_last))
         taught = None if teacher is None else compute.run(answers, teacher, batch.clean)
         return extractor_loss(learner, batch, outputs, config, loop.step / recipe.loop.steps, recipe.task, taught,

@@ -92,8 +92,8 @@ def finetune_both(
         taught = None if dense is None else read_features(
             *compute.run(answers, dense, batch.images), recipe.keypoints, features[0])
         loss, parts = matching_loss(
-            superglue, as_batch(features, batch.H_0to1), matching, recipe.matching, dense_matcher,
-            None if taught is None else as_batch(taught, batch.H_0to1), recipe.distill_matching, compute)
+            superglue, as_batch(features, batch.motion.H_0to1), matching, recipe.matching, dense_matcher,
+            None if taught is None else as_batch(taught, batch.motion.H_0to1), recipe.distill_matching, compute)
         told = None if dense is None else compute.run(answers, dense, batch.clean)
         own, own_parts = extractor_loss(pair.extractor, batch, outputs, config, loop.step / recipe.loop.steps,
                                         recipe.task, told, recipe.distill)

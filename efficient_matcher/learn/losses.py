@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from efficient_matcher.learn.keypoints import inside, warp_points
+from efficient_matcher.learn.keypoints import inside
+from efficient_matcher.learn.pair_motion import PairMotion
 from efficient_matcher.learn.superpoint import CELL
 
 
@@ -60,18 +61,18 @@ def location_loss(logits: Tensor, mass: Tensor) -> Tensor:
 
 
 def repeated_peaks(
-    points0: Tensor, points1: Tensor, found0: Tensor, found1: Tensor, H_0to1: Tensor, size: tuple[int, int],
+    points0: Tensor, points1: Tensor, found0: Tensor, found1: Tensor, motion: PairMotion, size: tuple[int, int],
     tolerance_px: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which peaks of the two views are one place: mutual nearest under H within tolerance_px.
+    """Which peaks of the two views are one place: mutual nearest under the motion within tolerance_px.
 
     Returns the partner in view 1 of each peak 0 [B,N] (-1: none) and the peaks that the other view
     shows, [B,N] and [B,M]. size is (width, height). No gradient.
     """
     with torch.no_grad():
-        warped = warp_points(points0, H_0to1)
+        warped = motion.ahead(points0)
         visible0 = found0 & inside(warped, *size)
-        visible1 = found1 & inside(warp_points(points1, torch.linalg.inv(H_0to1)), *size)
+        visible1 = found1 & inside(motion.back(points1), *size)
         distance = torch.cdist(warped, points1)
         distance = distance.masked_fill(~(visible0[:, :, None] & visible1[:, None, :]), 1e6)
         nearest, partner = distance.min(2)
@@ -80,14 +81,14 @@ def repeated_peaks(
         return torch.where(mutual & (nearest < tolerance_px), partner, -1), visible0, visible1
 
 
-def reprojection_loss(points0: Tensor, points1: Tensor, partner: Tensor, H_0to1: Tensor) -> Tensor:
+def reprojection_loss(points0: Tensor, points1: Tensor, partner: Tensor, motion: PairMotion) -> Tensor:
     """Mean distance in px, both ways, between repeated sub-pixel peaks; the gradient moves both."""
     batch, index = torch.nonzero(partner >= 0, as_tuple=True)
     if len(batch) == 0:
         return points0.sum() * 0
-    ahead = warp_points(points0, H_0to1)[batch, index]
+    ahead = motion.ahead(points0)[batch, index]
     chosen1 = partner[batch, index]
-    backward = warp_points(points1, torch.linalg.inv(H_0to1))[batch, chosen1]
+    backward = motion.back(points1)[batch, chosen1]
     return 0.5 * (_distance(ahead, points1[batch, chosen1]) + _distance(backward, points0[batch, index]))
 
 
@@ -96,7 +97,7 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def self_labels(
-    points0: Tensor, points1: Tensor, partner: Tensor, visible0: Tensor, visible1: Tensor, H_0to1: Tensor,
+    points0: Tensor, points1: Tensor, partner: Tensor, visible0: Tensor, visible1: Tensor, motion: PairMotion,
     size: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """Targets the network sets itself: repeated peaks stay, at their averaged position; visible but
@@ -109,8 +110,8 @@ def self_labels(
         batch, index = torch.nonzero(partner >= 0, as_tuple=True)
         chosen1 = partner[batch, index]
         in0, in1 = points0[batch, index], points1[batch, chosen1]
-        mean0 = (in0 + warp_points(points1, torch.linalg.inv(H_0to1))[batch, chosen1]) / 2
-        mean1 = (in1 + warp_points(points0, H_0to1)[batch, index]) / 2
+        mean0 = (in0 + motion.back(points1)[batch, chosen1]) / 2
+        mean1 = (in1 + motion.ahead(points0)[batch, index]) / 2
         shape = (2 * pairs, size[1], size[0])
         view = torch.cat([batch, batch + pairs])
         mass = draw_points(torch.cat([mean0, mean1]), view, mean0.new_ones(2 * len(batch)), shape)

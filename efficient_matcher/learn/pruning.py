@@ -163,6 +163,6 @@ def _gradients(superpoint: SuperPoint | None, superglue: SuperGlue | None, image
         outputs = superpoint(batch.images)
         loss, _ = superpoint_loss(learner, batch, config, 0.0, outputs)
         if superglue is not None:
-            features = as_batch(read_features(*outputs, config.peaks), batch.H_0to1)
+            features = as_batch(read_features(*outputs, config.peaks), batch.motion.H_0to1)
             loss = loss + matching_loss(superglue, features, matching, 1.0, None, None, 0.0)[0]
         loss.backward()

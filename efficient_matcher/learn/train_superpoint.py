@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from efficient_matcher.learn import losses
 from efficient_matcher.learn.compute import Compute
-from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch
-from efficient_matcher.learn.keypoints import centroids, find_peaks, warp_points
+from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig
+from efficient_matcher.learn.keypoints import centroids, find_peaks
+from efficient_matcher.learn.pair_motion import PairMotion
+from efficient_matcher.learn.recipe import setting
+from efficient_matcher.learn.scene_pairs import ScenePairSet, mixed_batch
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig, sample_descriptors, score_map
 from efficient_matcher.learn.training import Loop, LoopConfig
 
@@ -46,6 +49,8 @@ class SuperPointTraining:
     reprojection_full: float = 0.65
     self_label_from: float = 0.45
     self_label_weight: float = 0.5  # the labels keep the rest
+    scenes_share: float = setting(0.0, minimum=0.0, maximum=1.0)  # of the pairs, see scene_pairs.py
+    scenes: int = setting(600, minimum=1)  # how many are rendered for that
 
     def going_on(self, network: SuperPointConfig) -> SuperPointTraining:
         """The settings for a trained network: its peaks have formed, so the late weights hold from the start."""
@@ -66,11 +71,12 @@ class Learner(nn.Module):
 def train_superpoint(
     images: ImageSet, labels: Sequence[NDArray[np.float32]], config: SuperPointTraining, folder: Path,
     start: SuperPoint | None = None, compute: Compute = Compute(), labelled_by: str = "sift",
+    scenes: ScenePairSet | None = None,
 ) -> tuple[SuperPoint, float]:
     """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
 
     start: a trained network to begin with, instead of a fresh one. labelled_by: who made the labels; a run keeps to
-    it. Raises TrainingError as `Loop` does.
+    it. scenes: where `scenes_share` of the pairs come from. Raises TrainingError as `Loop` does.
     """
     torch.manual_seed(config.loop.seed)
     network = start.train() if start is not None else SuperPoint(config.network)
@@ -81,7 +87,8 @@ def train_superpoint(
     loop.resume()
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
-        batch = compute.moved(pair_batch(images, labels, config.pairs, config.loop.seed, batch_index))
+        batch = compute.moved(mixed_batch(images, labels, scenes, config.scenes_share, config.pairs, config.loop.seed,
+                                          batch_index))
         outputs = compute.run(learner.network, batch.images.contiguous(memory_format=torch.channels_last))
         return superpoint_loss(learner, batch, config, loop.step / config.loop.steps, outputs)
 
@@ -103,18 +110,19 @@ def superpoint_loss(
     scores = score_map(logits)
     peaks, found = find_peaks(scores, config.peaks)
     (points0, points1), (found0, found1) = centroids(scores, peaks).chunk(2), found.chunk(2)
-    partner, visible0, visible1 = losses.repeated_peaks(points0, points1, found0, found1, batch.H_0to1, size,
+    partner, visible0, visible1 = losses.repeated_peaks(points0, points1, found0, found1, batch.motion, size,
                                                         config.repeat_px)
     mass = losses.draw_labels(batch.labels, shape, logits.device)
-    detector, location = losses.detector_loss(logits, mass), losses.location_loss(logits, mass)
+    labelled = None if batch.labelled is None else batch.labelled[:, None, None].expand_as(mass[:, 0])
+    detector, location = losses.detector_loss(logits, mass, labelled), losses.location_loss(logits, mass)
     if progress >= config.self_label_from:
-        own, counts = losses.self_labels(points0, points1, partner, visible0, visible1, batch.H_0to1, size)
+        own, counts = losses.self_labels(points0, points1, partner, visible0, visible1, batch.motion, size)
         detector = torch.lerp(detector, losses.detector_loss(logits, own, counts), config.self_label_weight)
         location = torch.lerp(location, losses.location_loss(logits, own), config.self_label_weight)
-    reprojection = losses.reprojection_loss(points0, points1, partner, batch.H_0to1)
+    reprojection = losses.reprojection_loss(points0, points1, partner, batch.motion)
     descriptor = coarse.sum() * 0
     if config.descriptor_weight:
-        descriptor = _descriptor_loss(learner, coarse, points0, points1, visible0, visible1, batch.H_0to1, config)
+        descriptor = _descriptor_loss(learner, coarse, points0, points1, visible0, visible1, batch.motion, config)
     total = (detector + _location_weight(progress, config) * location + config.descriptor_weight * descriptor
              + _reprojection_weight(progress, config) * reprojection)
     repeated = (partner >= 0).sum() / visible0.sum().clamp(min=1)
@@ -135,14 +143,14 @@ def _location_weight(progress: float, config: SuperPointTraining) -> float:
 
 def _descriptor_loss(
     learner: Learner, coarse: Tensor, points0: Tensor, points1: Tensor, visible0: Tensor, visible1: Tensor,
-    H_0to1: Tensor, config: SuperPointTraining,
+    motion: PairMotion, config: SuperPointTraining,
 ) -> Tensor:
-    """Correspondences from the peaks of both views, carried over by the true homography."""
+    """Correspondences from the peaks of both views, carried over by the true motion."""
     with torch.no_grad():
         from0, ok0 = _choose(points0, visible0, config.correspondences)
         from1, ok1 = _choose(points1, visible1, config.correspondences)
-        places0 = torch.cat([from0, warp_points(from1, torch.linalg.inv(H_0to1))], dim=1)
-        places1 = torch.cat([warp_points(from0, H_0to1), from1], dim=1)
+        places0 = torch.cat([from0, motion.back(from1)], dim=1)
+        places1 = torch.cat([motion.ahead(from0), from1], dim=1)
         valid = torch.cat([ok0, ok1], dim=1)
     coarse0, coarse1 = coarse.chunk(2)
     return losses.descriptor_loss(sample_descriptors(coarse0, places0), sample_descriptors(coarse1, places1), places1,

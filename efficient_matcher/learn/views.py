@@ -111,7 +111,7 @@ def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Calla
     """
     paths = [folder / f"{name}-{part}-of-{world_size()}.safetensors" for part in range(world_size())]
     own = paths[rank()]
-    if not own.exists() or _key_of(own) != key:
+    if not own.exists() or _stored_key(own) != key:
         part = make(rank(), world_size())
         partial = own.with_suffix(".partial")
         try:
@@ -128,11 +128,15 @@ def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Calla
 
 def features_key(network: SuperPoint, images: ImageSet, config: Any, seed: int) -> str:
     """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config and the seed."""
-    parts = [asdict(config), seed, images.names, fingerprint(network)]
+    return key_of([asdict(config), seed, images.names, fingerprint(network)])
+
+
+def key_of(parts: list[Any]) -> str:
+    """SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _key_of(path: Path) -> str | None:
+def _stored_key(path: Path) -> str | None:
     try:
         with safe_open(path, "pt") as stored:
             return (stored.metadata() or {}).get("key")

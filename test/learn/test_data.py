@@ -65,7 +65,7 @@ def test_view_1_is_view_0_under_the_homography() -> None:
     config = PairConfig(pairs=1, photometric=PLAIN, warp=HomographyRange(translation=0.1))
     batch = pair_batch(image_set(1), [np.zeros((0, 3), np.float32)], config, 0, 0)
     view0, view1 = ((batch.images[i, 0].numpy() * 255).round().astype(np.uint8) for i in (0, 1))
-    H = batch.H_0to1[0].numpy().astype(float)
+    H = batch.motion.H_0to1[0].numpy().astype(float)
     expected = cv2.warpPerspective(view0, H, view0.shape[::-1])
     assert np.abs(expected.astype(int) - view1).mean() < 0.5
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from efficient_matcher.learn import losses
 from efficient_matcher.learn.keypoints import warp_points
+from efficient_matcher.learn.pair_motion import HIDDEN, PairMotion
 
 SHAPE = (1, 16, 24)  # one view of 2x3 cells
+Pair = tuple[torch.Tensor, torch.Tensor, PairMotion]
 
 
 def draw(x: float, y: float, weight: float = 1.0) -> torch.Tensor:
@@ -55,43 +57,61 @@ def test_location_loss_ignores_the_dustbin_and_empty_cells() -> None:
     assert losses.location_loss(logits, draw(10, 3)).item() == pytest.approx(0, abs=1e-4)
 
 
-def shifted_pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def shift_by_maps(dx: float, dy: float) -> PairMotion:
+    """A shift in views of 128x96 px, told by maps."""
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
+    maps = torch.stack([torch.stack([x + dx, y + dy], -1), torch.stack([x - dx, y - dy], -1)])
+    return PairMotion(torch.zeros(0, 3, 3), maps[None])
+
+
+@pytest.fixture(params=["homography", "maps"])
+def shifted_pair(request: pytest.FixtureRequest) -> Pair:
     """Three points, their true places under a shift by (10, 5), the second one displaced by 0.6 px."""
     H = torch.eye(3)[None].clone()
     H[0, 0, 2], H[0, 1, 2] = 10, 5
+    motion = PairMotion(H) if request.param == "homography" else shift_by_maps(10, 5)
     points0 = torch.tensor([[[20.0, 20], [40, 30], [90, 60]]])
     points1 = warp_points(points0, H)
     points1[0, 1, 0] += 0.6
     points1[0, 2] = torch.tensor([30.0, 50.0])  # the third is not found again
-    return points0, points1, H
+    return points0, points1, motion
 
 
-def test_repeated_peaks_are_mutual_and_near() -> None:
-    points0, points1, H = shifted_pair()
+def test_repeated_peaks_are_mutual_and_near(shifted_pair: Pair) -> None:
+    points0, points1, motion = shifted_pair
     found = torch.ones(1, 3, dtype=torch.bool)
-    partner, visible0, _ = losses.repeated_peaks(points0, points1, found, found, H, (128, 96), 3.0)
+    partner, visible0, _ = losses.repeated_peaks(points0, points1, found, found, motion, (128, 96), 3.0)
     assert partner.tolist() == [[0, 1, -1]] and bool(visible0.all())
 
 
-def test_reprojection_loss_is_the_distance_and_its_gradient_closes_it() -> None:
-    points0, points1, H = shifted_pair()
+def test_reprojection_loss_is_the_distance_and_its_gradient_closes_it(shifted_pair: Pair) -> None:
+    points0, points1, motion = shifted_pair
     points1.requires_grad_()
-    loss = losses.reprojection_loss(points0, points1, torch.tensor([[0, 1, -1]]), H)
+    loss = losses.reprojection_loss(points0, points1, torch.tensor([[0, 1, -1]]), motion)
     loss.backward()
     assert loss.item() == pytest.approx((0.01 + 0.6) / 2, abs=1e-3)
     assert points1.grad[0, 1, 0] > 0 and points1.grad[0, 2].abs().sum() == 0
 
 
-def test_reprojection_loss_without_repeated_peaks_is_zero() -> None:
-    points0, points1, H = shifted_pair()
-    assert losses.reprojection_loss(points0, points1, torch.full((1, 3), -1), H).item() == 0
+def test_what_the_other_view_does_not_show_is_no_peak_of_both() -> None:
+    motion = shift_by_maps(10, 5)
+    motion.maps[0, 0, 20, 20] = HIDDEN
+    points0, found = torch.tensor([[[20.4, 20.3], [40, 30]]]), torch.ones(1, 2, dtype=torch.bool)
+    points1 = points0 + torch.tensor([10.0, 5.0])
+    partner, visible0, visible1 = losses.repeated_peaks(points0, points1, found, found, motion, (128, 96), 3.0)
+    assert partner.tolist() == [[-1, 1]] and visible0.tolist() == [[False, True]] and bool(visible1.all())
 
 
-def test_self_labels_average_repeats_and_empty_the_cells_of_the_rest() -> None:
-    points0, points1, H = shifted_pair()
+def test_reprojection_loss_without_repeated_peaks_is_zero(shifted_pair: Pair) -> None:
+    points0, points1, motion = shifted_pair
+    assert losses.reprojection_loss(points0, points1, torch.full((1, 3), -1), motion).item() == 0
+
+
+def test_self_labels_average_repeats_and_empty_the_cells_of_the_rest(shifted_pair: Pair) -> None:
+    points0, points1, motion = shifted_pair
     everything = torch.ones(1, 3, dtype=torch.bool)
     matches = torch.tensor([[0, 1, -1]])
-    mass, counts = losses.self_labels(points0, points1, matches, everything, everything, H, (128, 96))
+    mass, counts = losses.self_labels(points0, points1, matches, everything, everything, motion, (128, 96))
     cell_of_second = mass[0, :, 30 // 8, 40 // 8]  # averaged position (40.3, 30)
     assert cell_of_second[6 * 8 + 0] == pytest.approx(0.7, abs=1e-4)
     assert cell_of_second[6 * 8 + 1] == pytest.approx(0.3, abs=1e-4)
