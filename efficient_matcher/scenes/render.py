@@ -180,7 +180,7 @@ def _lookup(rectangle: Rectangle, to_plane: Array, level: Array, size: tuple[int
         if fine is None:
             return seen.astype(np.float32)
         weight = np.abs(fine - index)
-        cv2.subtract(1.0, weight, weight)
+        np.subtract(np.float32(1), weight, out=weight)  # OpenCV takes a region one wide and four high for a scalar
         np.maximum(weight, 0, out=weight)
         result += weight * seen
     return result
