@@ -72,12 +72,12 @@ def test_nothing_is_seen_beside_a_small_wall_and_of_one_edge_on() -> None:
     assert (rasterize([edge_on], camera())[0] == NOTHING).all()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 4), (4, 1), (1, 3), (2, 4)])
-def test_a_surface_of_few_pixels_is_as_bright_as_any(width: int, height: int) -> None:
-    sliver = Rectangle(np.array([-0.005, -0.005, 3.0]), np.array([width * 0.01, 0, 0]), np.array([0, height * 0.0097, 0]),
-                       lambda: np.full((50, 90), 100, np.uint8))  # between two mips
-    image, depth = render([sliver], camera(), EVEN)
-    assert np.count_nonzero(depth) == width * height and (image[depth > 0] == 100).all()
+def test_the_corner_of_a_wall_that_shows_one_column_of_four_rows() -> None:
+    size = np.array([2.0, 2.0, 0])  # metres, at 256 px a metre: between two mips
+    end = np.array([(0.0 - 100) / 300, (1.5 - 75) / 310, 1]) * 3  # of half pixels, four in one column
+    corner = Rectangle(end - size, size * [1, 0, 0], size * [0, 1, 0], lambda: np.full((512, 512), 100, np.uint8))
+    image, _ = render([corner], camera(), EVEN)
+    assert image[:2, 0].tolist() == [50, 50] and np.count_nonzero(image) == 2
 
 
 def test_a_fine_pattern_far_away_is_grey_not_moire() -> None:
