@@ -191,8 +191,11 @@ def settings() -> Iterator[Setting]:
             yield Setting(f"{section.name}.{entry.name}", entry.default, **entry.metadata)
 
 
+ROS_PARAMETERS = ("use_sim_time", "qos_overrides")  # every node of ROS has these
+
+
 def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Defaults, then the YAML file (nested sections), then `section.field` overrides.
+    """Defaults, then the YAML file (nested sections, or a parameter file of ROS), then `section.field` overrides.
 
     Raises ConfigError naming file and key.
     """
@@ -241,11 +244,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError("must be a mapping of sections")
     flat = {}
-    for section, entries in tree.items():
+    for section, entries in _below_ros_heading(tree).items():
         if not isinstance(entries, dict):
             raise ConfigError(f"unknown setting or empty section '{section}'")
         flat.update({f"{section}.{key}": value for key, value in entries.items()})
     return flat
+
+
+def _below_ros_heading(tree: dict[str, Any]) -> dict[str, Any]:
+    """The sections; in a parameter file of ROS they stand below a node's name, beside parameters of ROS itself."""
+    if not tree or any(not isinstance(part, dict) or set(part) != {"ros__parameters"} for part in tree.values()):
+        return tree
+    parameters = [part["ros__parameters"] or {} for part in tree.values()]
+    return {name: entries for part in parameters for name, entries in part.items() if name not in ROS_PARAMETERS}
 
 
 def _find(name: str) -> Setting:

@@ -100,6 +100,19 @@ def test_a_bad_file_is_named_with_its_key(tmp_path: Path, text: str, error: str)
         load_config(path)
 
 
+def test_parameter_files_of_ros_are_read_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    use_sim_time: true\n    extract: {max_keypoints: 300}\n")
+    assert load_config(path) == load_config(None, {"extract.max_keypoints": 300})
+    for shipped in ("default", "keyframe", "stereo"):
+        load_config(Path(__file__).parents[1] / "config" / f"{shipped}.yaml")
+    path.write_text("/**:\n  ros__parameters:\n    extract: {max_keypoint: 300}\n")
+    with pytest.raises(ConfigError, match="params.yaml: unknown setting 'extract.max_keypoint'"):
+        load_config(path)
+    path.write_text("/front:\n  ros__parameters:\n")
+    assert load_config(path) == load_config()
+
+
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none.yaml: cannot be read: No such file"):
         load_config(tmp_path / "none.yaml")

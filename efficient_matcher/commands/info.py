@@ -11,6 +11,8 @@ from efficient_matcher.core.bundle import VARIANT_NAMES, load_bundle
 from efficient_matcher.files import write_json
 from efficient_matcher.records import ModelCard
 
+EARLIER_RUNS = "begun_with"
+
 
 def run(bundle: str, json: Path | None = None) -> dict[str, Any]:
     """Check a bundle's files against its card and print the card; returns what --json writes.
@@ -53,11 +55,12 @@ def _sizes(card: ModelCard, folder: Path) -> dict[str, int]:
 
 
 def _flat(prefix: str, value: Any) -> dict[str, str]:
-    """Nested mappings as rows named `prefix key key`."""
+    """Nested mappings as rows named `prefix key key`, but for the runs before the last, which --json has."""
     if isinstance(value, dict):
         rows: dict[str, str] = {}
         for key, entry in value.items():
-            rows.update(_flat(f"{prefix} {key}", entry))
+            if key != EARLIER_RUNS:
+                rows.update(_flat(f"{prefix} {key}", entry))
         return rows
     if isinstance(value, (list, tuple)):
         return {prefix: ", ".join(str(entry) for entry in value)}

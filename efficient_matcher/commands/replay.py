@@ -226,7 +226,7 @@ class _Camera:
     def pose(self, result: PairResult, rays1: NDArray[np.float32] | None, config: Config) -> RelativePose:
         """Of the camera between both images; rays1: of the current one."""
         focal = 1.0 if self._model is None else self._model.focal_px(self._undistort)
-        return pose_by_rays(result, self.rays(result.points0, result.features0), rays1, focal, config.geometry)
+        return pose_by_rays(result, self.rays(result.points0, result.features0), rays1, (focal, focal), config.geometry)
 
 
 @contextmanager

@@ -55,14 +55,15 @@ def fit_relative_pose(points0: NDArray[np.floating], points1: NDArray[np.floatin
     return RelativePose(R, t, inliers, covariance(view, (R, t)), float(margin), parallax_px(view, R, found[0][1]))
 
 
-def fit_pose_of_rays(rays0: NDArray[np.floating], rays1: NDArray[np.floating], focal_px: float,
+def fit_pose_of_rays(rays0: NDArray[np.floating], rays1: NDArray[np.floating], focals_px: tuple[float, float],
                      config: GeometryConfig = GeometryConfig(), spreads: Spreads | None = None) -> RelativePose:
     """The same from viewing rays [K,3] at z = 1, whatever camera they are of; where one is NaN, the match has no say.
 
-    focal_px: pixels to a unit of rays, by which errors are judged.
+    focals_px: of either camera, pixels to a unit of rays, by which errors are judged.
     """
-    camera = np.diag([focal_px, focal_px, 1.0])
-    return fit_relative_pose(rays0[:, :2] * focal_px, rays1[:, :2] * focal_px, camera, camera, config, spreads)
+    cameras = [np.diag([focal, focal, 1.0]) for focal in focals_px]
+    points = [rays[:, :2] * focal for rays, focal in zip((rays0, rays1), focals_px)]
+    return fit_relative_pose(*points, *cameras, config, spreads)
 
 
 def no_pose(count: int) -> RelativePose:

@@ -130,7 +130,8 @@ def measure_rows(rows: Sequence[Row], pairs: Sequence[HomographyPair], config: C
 def _size(row: Row) -> dict[str, Any]:
     from efficient_matcher.learn.graph_counts import count
     bundle = load_bundle(row.bundle)
-    counts = [count(bundle.path / name) for name in bundle.card.files if name.endswith(".onnx")]
+    run = [name for name in bundle.card.files if name.endswith(".onnx") and name not in VARIANT_NAMES.values()]
+    counts = [count(bundle.path / name) for name in run]  # an extractor in a second layout is the same network
     macs = [entry.macs for entry in counts]
     size = sum((bundle.path / name).stat().st_size for name in (*bundle.card.files, CARD_NAME))
     return {"hash": model_hash(bundle.card), "bytes": size, "weights": sum(entry.weights for entry in counts),

@@ -100,7 +100,12 @@ def mixed_batch(
     images: ImageSet, labels: list[NDArray[np.float32]], scenes: ScenePairSet | None, share: float, config: PairConfig,
     seed: int, step: int, with_clean: bool = False,
 ) -> PairBatch:
-    """`pair_batch` with each of its pairs, but for one, replaced by one of `scenes` with probability `share`."""
+    """`pair_batch` with each of its pairs, but for one, replaced by one of `scenes` with probability `share`.
+
+    Raises ValueError for a share of no scenes.
+    """
+    if share and scenes is None:
+        raise ValueError("scenes_share asks for pairs of scenes, and there are none")
     rng = np.random.default_rng([seed, step, 1])
     count = 0 if scenes is None else min(int(rng.binomial(config.pairs, share)), config.pairs - 1)
     warped = pair_batch(images, labels, replace(config, pairs=config.pairs - count), seed, step, with_clean)
@@ -113,11 +118,12 @@ def mixed_batch(
 def _joined(warped: PairBatch, clean: list[NDArray[np.uint8]], maps: Tensor, photometric: AugmentConfig,
             rng: np.random.Generator) -> PairBatch:
     views = stacked([augment(view, rng, photometric) for view in clean])
-    labels = [warped.labels[:warped.pairs], warped.labels[warped.pairs:]]
+    unlabelled = [NO_LABELS] * len(maps)
+    labels = [*warped.labels[:warped.pairs], *unlabelled, *warped.labels[warped.pairs:], *unlabelled]
     return PairBatch(
         _side_by_side(warped.images, views),
         None if warped.clean is None else _side_by_side(warped.clean, stacked(clean)),
-        PairMotion(warped.motion.H_0to1, maps), [*labels[0], *[NO_LABELS] * len(maps), *labels[1], *[NO_LABELS] * len(maps)])
+        PairMotion(warped.motion.H_0to1, maps), labels)
 
 
 def _side_by_side(first: Tensor, then: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from efficient_matcher.records import PairResult, RelativePose
 PINHOLE_MODELS = ("", "plumb_bob", "rational_polynomial")
 FISHEYE_MODELS = ("equidistant", "fisheye")
 _CRITERIA = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-9)
-_FISHEYE_FAILED = 1e5  # cv2.fisheye marks what it cannot undistort with a huge number
+_MISSED_PX = 0.5  # a ray that is projected this far from its pixel is not its ray
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class CameraModel:
     """Intrinsics of one camera for the pixels its images really have (binning and region of interest applied).
 
     matrix: [3,3] K of the raw image; distortion: [n]; rectified: [3,3] left part of P; size: (width, height) px.
+    problem: why rays of raw images are unknown, empty if they are not; those of rectified ones need neither model nor d.
     """
 
     matrix: NDArray[np.float64]
@@ -37,33 +38,34 @@ class CameraModel:
     rectified: NDArray[np.float64]
     size: tuple[int, int]
     fisheye: bool
+    problem: str = ""
 
     @classmethod
     def from_message(cls, info: Any) -> CameraModel:
-        """The model of a sensor_msgs/CameraInfo; raises MatcherError for an uncalibrated or unknown one."""
+        """The model of a sensor_msgs/CameraInfo; raises MatcherError for an uncalibrated one."""
         model = str(info.distortion_model).strip().lower()
-        if model not in PINHOLE_MODELS + FISHEYE_MODELS:
-            raise MatcherError(f"camera_info: unknown distortion_model '{model}'")
         matrix, distortion = _values(info, "k").reshape(3, 3), _values(info, "d")
         rectified = _values(info, "p").reshape(3, 4)[:, :3]
         if not all(np.isfinite(values).all() for values in (matrix, distortion, rectified)):
             raise MatcherError("camera_info: k, d or p is not finite")
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
             raise MatcherError("camera_info: not calibrated, k is zero")
-        fisheye = model in FISHEYE_MODELS
-        _check_distortion(distortion, fisheye)
-        return cls(_cropped(matrix, info), distortion, _cropped(rectified, info), _image_size(info), fisheye)
+        return cls(_cropped(matrix, info), distortion, _cropped(rectified, info), _image_size(info),
+                   model in FISHEYE_MODELS, _distortion_problem(model, distortion))
 
     def rays(self, points: NDArray[np.float32], image_size: tuple[int, int],
              undistort: bool = True) -> NDArray[np.float32]:
         """Rays [K,3] float32 of pixels [K,2]; NaN where the distortion cannot be inverted.
 
         image_size: (width, height) of the image the points lie in. undistort: True for a raw image, False for a
-        rectified one. Raises MatcherError when the CameraInfo is of another image size, or lacks the P it takes.
+        rectified one. Raises MatcherError when the CameraInfo is of another image size, or lacks what it takes: a known
+        distortion for a raw image, P for a rectified one.
         """
         if image_size != self.size:
             raise MatcherError("camera_info is for {}x{} images, the image is {}x{}".format(*self.size, *image_size))
         rays = np.ones((len(points), 3), np.float32)
+        if undistort and self.problem:
+            raise MatcherError(self.problem)
         if undistort:
             rays[:, :2] = self._undistorted(points)
         elif self.rectified[0, 0] <= 0:
@@ -85,18 +87,29 @@ class CameraModel:
         if not self.fisheye:
             # OpenCV 4 gives the variant with a stop criterion a name of its own, 5 an argument
             undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
-            return undistort(source, self.matrix, self.distortion, R=np.eye(3), P=np.eye(3), criteria=_CRITERIA)[:, 0]
-        rays = cv2.fisheye.undistortPoints(source, self.matrix, self.distortion)[:, 0]
-        rays[np.abs(rays).max(axis=1) > _FISHEYE_FAILED] = np.nan
+            rays = undistort(source, self.matrix, self.distortion, R=np.eye(3), P=np.eye(3), criteria=_CRITERIA)[:, 0]
+        else:
+            rays = cv2.fisheye.undistortPoints(source, self.matrix, self.distortion)[:, 0]
+        rays[~(np.linalg.norm(self._projected(rays) - points, axis=1) < _MISSED_PX)] = np.nan
         return rays
+
+    def _projected(self, rays: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixels [K,2] of rays [K,2] at z = 1. What no ray leads to (past 90 degrees of a fisheye, past the turning
+        point of a polynomial) OpenCV answers with the ray of another pixel; here it shows."""
+        project = cv2.fisheye.projectPoints if self.fisheye else cv2.projectPoints
+        ahead = np.column_stack([rays, np.ones(len(rays))]).reshape(-1, 1, 3)
+        return project(ahead, np.zeros(3), np.zeros(3), self.matrix, self.distortion)[0][:, 0]
 
 
 def pose_by_rays(result: PairResult, rays0: NDArray[np.float32] | None, rays1: NDArray[np.float32] | None,
-                 focal_px: float, config: GeometryConfig) -> RelativePose:
-    """Relative pose of a result's cameras from the rays [K,3] of its matches; none where rays are not known."""
+                 focals_px: tuple[float, float], config: GeometryConfig) -> RelativePose:
+    """Relative pose of a result's cameras from the rays [K,3] of its matches; none where rays are not known.
+
+    focals_px: of either camera.
+    """
     if rays0 is None or rays1 is None:
         return no_pose(len(result.matches))
-    return fit_pose_of_rays(rays0, rays1, focal_px, config, result.matches.spreads(result.features0, result.features1))
+    return fit_pose_of_rays(rays0, rays1, focals_px, config, result.matches.spreads(result.features0, result.features1))
 
 
 def _normalised(points: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,10 +121,14 @@ def _values(info: Any, name: str) -> NDArray[np.float64]:
     return np.array(values, np.float64)
 
 
-def _check_distortion(distortion: NDArray[np.float64], fisheye: bool) -> None:
-    allowed = (4,) if fisheye else (0, 4, 5, 8, 12, 14)
+def _distortion_problem(model: str, distortion: NDArray[np.float64]) -> str:
+    """Why images of such a distortion model cannot be undistorted; empty if they can."""
+    if model not in PINHOLE_MODELS + FISHEYE_MODELS:
+        return f"camera_info: unknown distortion_model '{model}'"
+    allowed = (4,) if model in FISHEYE_MODELS else (0, 4, 5, 8, 12, 14)
     if len(distortion) not in allowed:
-        raise MatcherError(f"camera_info: d has {len(distortion)} values, expected one of {allowed}")
+        return f"camera_info: d has {len(distortion)} values, expected one of {allowed}"
+    return ""
 
 
 def _binning(info: Any) -> tuple[int, int]:

@@ -60,6 +60,11 @@ class DdsInputs:
         """The image topic."""
         return [self._camera.image]
 
+    @property
+    def unpaired(self) -> int:
+        """None: it is one camera."""
+        return 0
+
     def open(self) -> None:
         """Subscribes."""
         if self.is_open:

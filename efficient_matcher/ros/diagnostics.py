@@ -15,6 +15,7 @@ from efficient_matcher.records import ModelCard, PairResult
 from efficient_matcher.ros.messages import MessageTypes, model_hash
 
 OK, WARN, ERROR = 0, 1, 2  # levels of diagnostic_msgs/DiagnosticStatus
+UNPAIRED = "left and right images arrive but do not pair: their stamps differ by more than node.stereo_slop_s"
 RESULTS_KEPT = 100  # results the medians are taken over
 
 
@@ -34,7 +35,7 @@ class Health:
         self._model = {} if card is None else {"model": card.name, "model_hash": model_hash(card)}
         self._lock = threading.Lock()
         self._recent: deque[tuple[int, int, bool, int]] = deque(maxlen=RESULTS_KEPT)  # _medians
-        self._last = (monotonic(), WorkerStats(0, 0, 0, 0, {}, ""))
+        self._last = (monotonic(), WorkerStats(0, 0, 0, 0, {}, ""), 0)
 
     def add(self, result: PairResult) -> None:
         """Takes a result that was published."""
@@ -42,11 +43,12 @@ class Health:
             self._recent.append((len(result.matches), int(result.homography.inliers.sum()), result.homography.valid,
                                  result.depth))
 
-    def status(self, stats: WorkerStats, restarts: tuple[int, str], is_open: bool) -> Status:
-        """Level and numbers since the last call. restarts: count, last reason; is_open: subscribed to the cameras."""
+    def status(self, stats: WorkerStats, restarts: tuple[int, str], is_open: bool, unpaired: int = 0) -> Status:
+        """Level and numbers since the last call. restarts: count, last reason; is_open: subscribed to the cameras;
+        unpaired: images of a stereo camera that found no partner, in all."""
         now = monotonic()
         with self._lock:
-            (then, before), self._last = self._last, (now, stats)
+            (then, before, unpaired_before), self._last = self._last, (now, stats, unpaired)
             recent = np.array(self._recent, np.float64).reshape(-1, 4)
         seconds = max(now - then, 1e-6)
         values = {
@@ -54,10 +56,12 @@ class Health:
             "results_per_s": f"{(stats.processed - before.processed) / seconds:.1f}",
             **{f"latency_{name}_ms": f"{value:.1f}" for name, value in stats.latency_ms.items()},
             "received": str(stats.received), "processed": str(stats.processed),
-            "dropped": str(stats.dropped), "failed": str(stats.failed),
+            "dropped": str(stats.dropped), "failed": str(stats.failed), "unpaired": str(unpaired),
             "restarts": str(restarts[0]), "last_restart": restarts[1], "last_error": stats.last_error,
             **_medians(recent), **self._model,
         }
+        if is_open and stats.received == before.received and unpaired > unpaired_before:
+            return Status(WARN, UNPAIRED, values)
         return Status(*_judged(stats, before, recent, is_open), values)
 
 

@@ -55,6 +55,11 @@ class CameraInputs:
             names = [self._node.resolve_topic_name(name + "/compressed") for name in names]
         return names
 
+    @property
+    def unpaired(self) -> int:
+        """How many images found no partner in the other camera's."""
+        return self._pairing.unpaired
+
     def open(self) -> None:
         """Subscribes; quality of service can be overridden by parameters `qos_overrides.<topic>.subscription.*`."""
         if self.is_open:

@@ -59,6 +59,10 @@ class Inputs(Protocol):
     def topics(self) -> list[str]:
         """The image topics, with their full names."""
 
+    @property
+    def unpaired(self) -> int:
+        """How many images of a stereo camera found no partner."""
+
     def open(self) -> None:
         """Subscribes; nothing happens when subscribed already."""
 
@@ -139,14 +143,16 @@ class Matching:
     def update_inputs(self) -> None:
         """Subscribes to the cameras while results are wanted, else not."""
         if self._wanted() and not self.inputs.is_open:
-            self.stream.reset()
+            if self._config.track.mode != "reference":  # that was chosen, and outlives a pause
+                self.stream.reset()
             self.inputs.open()
         elif not self._wanted():
             self.inputs.close()
 
     def publish_diagnostics(self, name: str, stamp: Any) -> Status:
         """Publishes what happened since the last call as `name`, and returns it; stamp: a builtin_interfaces/Time."""
-        status = self._health.status(self.worker.stats(), self.stream.restarts, self.inputs.is_open)
+        status = self._health.status(self.worker.stats(), self.stream.restarts, self.inputs.is_open,
+                                     self.inputs.unpaired)
         self._publishers.diagnostics.publish(diagnostics_message(self._types, status, name, stamp))
         return status
 
@@ -180,8 +186,13 @@ class Matching:
         pose = self.stream.relative_pose(output, rays0)
         if poses in wanted:
             poses.publish(output.relative_pose(self._types, pose))
-        if features in wanted and output.cameras == (0, 0):
+        if features not in wanted:
+            return
+        if output.cameras == (0, 0) and self._config.track.mode == "sequential":
             features.publish(output.vins_features(self._types, rays0, pose))
+        else:
+            self.stream.warn("vins_features are of one camera from image to image: track.mode must be sequential, and "
+                             "node.stereo false")
 
     def _publish_info(self) -> None:
         self._frame_ids = self.stream.frame_ids

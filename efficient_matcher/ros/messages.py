@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,8 @@ def pack_homography(result: PairResult, ref_cam: int = 0, cur_cam: int = 0) -> N
 def matches_message(types: MessageTypes, header: Any, result: PairResult,
                     rays: NDArray[np.float32] | None = None, cam0: int = 0, cam1: int = 0) -> Any:
     """`~/matches` as a PointCloud2 under the current image's header."""
-    return cloud_message(types, header, pack_matches(result, rays, cam0, cam1), is_dense=rays is not None)
+    return cloud_message(types, header, pack_matches(result, rays, cam0, cam1),
+                         is_dense=rays is not None and bool(np.isfinite(rays).all()))
 
 
 def homography_message(types: MessageTypes, header: Any, result: PairResult, ref_cam: int = 0, cur_cam: int = 0) -> Any:
@@ -234,13 +236,19 @@ def reference_stamp_ns(row: np.void) -> int:
 def unpack_cloud(message: Any, dtype: np.dtype[np.void]) -> NDArray[np.void]:
     """The rows of a PointCloud2 as `dtype`, by field name, whatever their offsets and byte order.
 
-    Raises MatcherError when a field is missing or the data are too short.
+    Raises MatcherError when a field is missing or another one than it should be, or the data are too short.
     """
     order = ">" if message.is_bigendian else "<"
+    unknown = [f.name for f in message.fields if int(f.datatype) not in _FORMATS]
+    if unknown:
+        raise MatcherError(f"the cloud's field '{unknown[0]}' is of an unknown datatype")
     fields = {f.name: (order + _FORMATS[int(f.datatype)], (int(f.count),)) for f in message.fields}
-    missing = [name for name in dtype.names or () if name not in fields]
-    if missing:
-        raise MatcherError(f"the cloud has no field '{missing[0]}'")
+    for name in dtype.names or ():
+        if name not in fields:
+            raise MatcherError(f"the cloud has no field '{name}'")
+        if fields[name][1][0] != prod(dtype[name].shape):
+            raise MatcherError(f"the cloud's field '{name}' has {fields[name][1][0]} numbers a row, "
+                               f"{prod(dtype[name].shape)} expected")
     offsets = [int(f.offset) for f in message.fields]
     try:
         stored = np.dtype({"names": list(fields), "formats": list(fields.values()), "offsets": offsets,

@@ -11,14 +11,18 @@ from typing import Any
 
 from efficient_matcher.ros.messages import stamp_ns
 
-DEPTH = 4  # messages kept per side while they wait for the other one
+DEPTH = 10  # messages kept per side while they wait for the other one, which may come through a slower driver
 
 
 class StampPairing:
-    """Pairs messages whose stamps differ by at most `slop_ns`; choose it below half the frame period."""
+    """Pairs messages whose stamps differ by at most `slop_ns`; choose it below half the frame period.
+
+    unpaired: how many messages were given up without a partner.
+    """
 
     def __init__(self, slop_ns: int) -> None:
         self._slop_ns = slop_ns
+        self.unpaired = 0
         self._waiting: tuple[deque[tuple[int, Any]], ...] = (deque(maxlen=DEPTH), deque(maxlen=DEPTH))
 
     def add(self, side: int, message: Any) -> tuple[Any, Any] | None:
@@ -32,12 +36,14 @@ class StampPairing:
             self.clear()
         candidates = [entry for entry in other if abs(entry[0] - stamp) <= self._slop_ns]
         if not candidates:
+            self.unpaired += len(own) == DEPTH  # the oldest one falls out
             own.append((stamp, message))
             return None
         partner = min(candidates, key=lambda entry: abs(entry[0] - stamp))
+        self.unpaired += len(own)
         own.clear()
         while other.popleft() is not partner:
-            pass
+            self.unpaired += 1
         return (message, partner[1]) if side == 0 else (partner[1], message)
 
     def clear(self) -> None:

@@ -112,9 +112,10 @@ class CameraStream:
     def relative_pose(self, output: Output, rays0: NDArray[np.float32] | None) -> RelativePose:
         """Of the two cameras of an output, from the rays of its matches; none while a CameraInfo is missing. rays0: see
         `rays0`."""
-        config, (_, model) = self._matcher.config, self._cameras.get(output.cameras[1], ((), None))
-        focal = 1.0 if model is None else model.focal_px(config.node.undistort)
-        return pose_by_rays(output.result, rays0, output.rays, focal, config.geometry)
+        config = self._matcher.config
+        models = [self._cameras.get(camera, ((), None))[1] for camera in output.cameras]
+        focals = tuple(1.0 if model is None else model.focal_px(config.node.undistort) for model in models)
+        return pose_by_rays(output.result, rays0, output.rays, focals, config.geometry)
 
     def rays0(self, output: Output) -> NDArray[np.float32] | None:
         """[K,3] of an output's matches in the reference image, or None."""
@@ -128,7 +129,7 @@ class CameraStream:
         try:
             model: CameraModel | None = CameraModel.from_message(info)
         except MatcherError as error:
-            self._warn(str(error))
+            self.warn(str(error))
             model = None
         self._cameras[index] = (key, model)
 
@@ -147,10 +148,11 @@ class CameraStream:
         try:
             return model.rays(points, features.image_size, self._matcher.config.node.undistort)
         except MatcherError as error:
-            self._warn(str(error))
+            self.warn(str(error))
             return None
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Tells a line that was not told before."""
         if text not in self._warned:
             self._warned.add(text)
             self._on_warning(text)

@@ -38,5 +38,13 @@ def test_altered_file_is_named_and_nothing_written(make_bundle: Callable[..., Pa
 
 
 def test_nested_values_become_rows_of_their_own() -> None:
-    card = {"a": {"b": 0.123456, "c": [1, 2]}, "d": "text"}
+    card = {"a": {"b": 0.123456, "c": [1, 2]}, "d": "text", "begun_with": {"seed": 3}}
     assert info._flat("x", card) == {"x a b": "0.123", "x a c": "1, 2", "x d": "text"}
+
+
+@pytest.mark.parametrize("bundle", ["default", "accurate"])
+def test_the_licence_of_what_ships_is_legible_in_a_narrow_terminal(
+        bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    info.run(bundle)
+    assert "Apache-2.0" in capsys.readouterr().out

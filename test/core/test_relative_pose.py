@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from efficient_matcher.core.relative_pose import fit_relative_pose, pose_difference_deg
+from efficient_matcher.core.relative_pose import fit_pose_of_rays, fit_relative_pose, pose_difference_deg
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import RelativePose
 
@@ -47,6 +47,20 @@ def test_each_camera_has_its_own_intrinsics() -> None:
     wide = np.array([[300.0, 0, 200], [0, 320.0, 180], [0, 0, 1]])
     assert error_deg(fit_relative_pose(*scene(K1=wide), K, wide)) < 1e-3
     assert error_deg(fit_relative_pose(*scene(K1=wide), K, K)) > 1
+
+
+def test_errors_of_rays_are_judged_in_the_pixels_of_their_own_camera() -> None:
+    rng, K0, K1 = np.random.default_rng(3), np.diag([300.0, 300, 1]), np.diag([1200.0, 1200, 1])
+    points = rng.uniform((-1, -1, 2), (1, 1, 5), (150, 3))
+    there = points @ TURN.T + WAY
+    rays0, rays1 = points / points[:, 2:], there / there[:, 2:]
+    noise = rng.normal(0, 0.4, (2, 150, 2))
+    rays0[:, :2] += noise[0] / 300
+    rays1[:, :2] += noise[1] / 1200
+    found = fit_pose_of_rays(rays0, rays1, (300.0, 1200.0))
+    assert found.inliers.sum() > 140 > fit_pose_of_rays(rays0, rays1, (1200.0, 1200.0)).inliers.sum()
+    by_pixels = fit_relative_pose(rays0[:, :2] * 300, rays1[:, :2] * 1200, K0, K1)
+    assert np.allclose(found.rotation, by_pixels.rotation, atol=1e-6)
 
 
 def test_wrong_matches_are_found_out() -> None:

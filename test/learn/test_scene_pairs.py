@@ -81,6 +81,8 @@ def test_a_mixed_batch_has_both_kinds_in_order(
 def test_without_scenes_nothing_changes(images: ImageSet, labels: list[np.ndarray], scenes: ScenePairSet) -> None:
     plain, none = (mixed_batch(images, labels, given, 0.0, PAIRS, 0, 4) for given in (None, scenes))
     assert torch.equal(plain.images, none.images) and none.labelled is None
+    with pytest.raises(ValueError, match="there are none"):
+        mixed_batch(images, labels, None, 0.3, PAIRS, 0, 4)
 
 
 def test_views_without_labels_say_nothing_of_where_there_is_none(

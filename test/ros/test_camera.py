@@ -49,6 +49,21 @@ def test_fisheye_rays_invert_the_projection(model: str) -> None:
     np.testing.assert_allclose(rays, grid(), atol=2e-5)
 
 
+@pytest.mark.parametrize(("model", "d", "points"), [
+    ("equidistant", [-0.02, 0.001, 0.0, 0.0], [(310 + 620, 250), (310 + 700, 250)]),  # past 90 degrees
+    ("equidistant", [0.1, 0.0, 0.0, 0.0], [(310 + 640, 250)]),  # where OpenCV clips the angle
+    ("plumb_bob", [-0.35, 0.12, 0.0, 0.0, -0.02], [(310 + 700, 250 + 500)])])  # past the turning point
+def test_what_no_ray_leads_to_has_no_ray(model: str, d: list[float], points: list[tuple[float, float]]) -> None:
+    camera = CameraModel.from_message(camera_info(model, d))
+    rays = camera.rays(np.float32([*points, (330, 260)]), SIZE)
+    assert np.isnan(rays[:-1]).all() and np.isfinite(rays[-1]).all()
+
+
+def test_a_rectified_image_needs_no_known_distortion() -> None:
+    camera = CameraModel.from_message(camera_info("inverse_brown_conrady"))
+    np.testing.assert_allclose(camera.rays(np.float32([[700, 240]]), SIZE, undistort=False), [[1, 0, 1]], atol=1e-6)
+
+
 def test_rectified_image_takes_rays_from_p() -> None:
     points = np.float32([[320, 240], [700, 240]])
     rays = CameraModel.from_message(camera_info(d=PLUMB_BOB)).rays(points, SIZE, undistort=False)
@@ -84,12 +99,12 @@ def test_uncalibrated_camera_is_named() -> None:
 
 def test_unknown_distortion_model_is_named() -> None:
     with pytest.raises(MatcherError, match="distortion_model 'kannala'"):
-        CameraModel.from_message(camera_info("kannala"))
+        CameraModel.from_message(camera_info("kannala")).rays(np.zeros((1, 2), np.float32), SIZE)
 
 
 def test_wrong_number_of_coefficients_is_named() -> None:
     with pytest.raises(MatcherError, match="d has 3 values"):
-        CameraModel.from_message(camera_info(d=[0.1, 0.2, 0.3]))
+        CameraModel.from_message(camera_info(d=[0.1, 0.2, 0.3])).rays(np.zeros((1, 2), np.float32), SIZE)
 
 
 def test_other_image_size_is_named() -> None:

@@ -47,6 +47,14 @@ def test_no_new_images_warn() -> None:
     assert (again.level, again.message) == (WARN, "no images arrive")
 
 
+def test_images_that_do_not_pair_are_told_from_none() -> None:
+    health = Health(None)
+    health.status(stats(), NO_RESTARTS, is_open=True)
+    status = health.status(stats(), NO_RESTARTS, is_open=True, unpaired=12)
+    assert status.level == WARN and "node.stereo_slop_s" in status.message and status.values["unpaired"] == "12"
+    assert health.status(stats(), NO_RESTARTS, is_open=True, unpaired=12).message == "no images arrive"
+
+
 def test_some_bad_images_warn_and_only_bad_ones_are_an_error() -> None:
     health = Health(None)
     some = health.status(stats(received=2, processed=1, failed=1, error="unknown encoding"), NO_RESTARTS, is_open=True)

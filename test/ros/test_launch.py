@@ -53,6 +53,21 @@ def test_camera_info_lies_beside_the_image(image: str, camera_info: str) -> None
     assert load("matcher").beside(image, "camera_info") == camera_info
 
 
+def test_stereo_leaves_to_the_file_what_was_not_given() -> None:
+    overrides = load("stereo").overrides
+    assert overrides({"undistort": "", "use_sim_time": ""}) == {"node.stereo": True}
+    assert overrides({"undistort": "true", "use_sim_time": "false"}) == {
+        "node.stereo": True, "node.undistort": True, "use_sim_time": False}
+
+
+def test_stereo_remaps_both_cameras() -> None:
+    context = LaunchContext()
+    context.launch_configurations.update({"left": "/l", "right": "/r", "image": "image_rect", "config": "", "name": "m",
+                                          "namespace": "", "undistort": "", "use_sim_time": ""})
+    node, = load("stereo").make_node(context)
+    assert isinstance(node, Node) and node.node_executable == "matcher_node"
+
+
 def test_matcher_starts_one_node() -> None:
     context = LaunchContext()
     context.launch_configurations.update(configurations())

@@ -13,7 +13,7 @@ import pytest
 from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import corner_error
 from efficient_matcher.ros.matching import Listeners, Matching, Publishers
-from efficient_matcher.ros.messages import MessageTypes, image_message, make_header, unpack_homography
+from efficient_matcher.ros.messages import MessageTypes, image_message, make_header, reference_stamp_ns, unpack_homography
 from efficient_matcher.ros.pose_message import unpack_pose
 
 
@@ -37,18 +37,19 @@ class Bench:
     def __init__(self, config: Config, types: MessageTypes) -> None:
         self.out = Publishers(*(Recorder() for _ in range(7)))
         self.failures: list[str] = []
+        self.warnings: list[str] = []
         self.results: list[Any] = []
         self.up = True
         self.types = types
         self.matching = Matching(config, types, self.out, self.make_inputs, Listeners(
-            print, self.failures.append, self.results.append, lambda: self.up))
+            self.warnings.append, self.failures.append, self.results.append, lambda: self.up))
 
     def make_inputs(self, on_images: Any, on_info: Any) -> Any:
         def switch(is_open: bool) -> None:
             self.inputs.is_open = is_open
 
         self.submit = on_images
-        self.inputs = SimpleNamespace(is_open=False, topics=["/image"], open=lambda: switch(True),
+        self.inputs = SimpleNamespace(is_open=False, topics=["/image"], unpaired=0, open=lambda: switch(True),
                                       close=lambda: switch(False))
         return self.inputs
 
@@ -119,6 +120,28 @@ def test_a_pose_is_fitted_for_who_asks(bench: Bench, warped_pair: Any) -> None:
     bench.out.relative_pose.subscribers, bench.out.vins_features.subscribers = 0, 1
     bench.show(warped_pair.image0, 133)
     assert len(bench.out.relative_pose.sent) == 1 and bench.out.vins_features.sent[0].points == []
+
+
+def test_a_reference_outlives_a_pause(bench: Bench, warped_pair: Any) -> None:
+    bench.matching.reconfigure(bench.matching.config.with_values({"track.mode": "reference"}))
+    bench.out.homography.subscribers = 1
+    bench.matching.update_inputs()
+    bench.show(warped_pair.image0, 0)
+    bench.matching.enable(False)
+    bench.matching.enable(True)
+    bench.show(warped_pair.image1, 33)
+    row = unpack_homography(bench.out.homography.sent[0])[0]
+    assert reference_stamp_ns(row) == 0 and row["valid"] == 1
+
+
+def test_vins_features_are_of_successive_images_alone(bench: Bench, warped_pair: Any) -> None:
+    bench.matching.reconfigure(bench.matching.config.with_values({"track.mode": "keyframe"}))
+    bench.out.vins_features.subscribers = 1
+    bench.matching.update_inputs()
+    for number, image in enumerate((warped_pair.image0, warped_pair.image1, warped_pair.image0)):
+        bench.show(image, 33 * number)
+    assert not bench.out.vins_features.sent
+    assert sum("track.mode must be sequential" in line for line in bench.warnings) == 1
 
 
 def test_a_failure_is_told_in_one_line_and_diagnosed(bench: Bench, warped_pair: Any) -> None:

@@ -133,6 +133,10 @@ def test_foreign_and_short_clouds_are_named(types: messages.MessageTypes) -> Non
     message = messages.homography_message(types, header, result())
     with pytest.raises(MatcherError, match="no field 'x'"):
         messages.unpack_matches(message)
+    for changed, error in (({"count": 4}, "'H' has 4 numbers a row, 9 expected"), ({"datatype": 9}, "'H' is of an unknown")):
+        fields = [SimpleNamespace(**{**vars(field), **(changed if field.name == "H" else {})}) for field in message.fields]
+        with pytest.raises(MatcherError, match=error):
+            messages.unpack_homography(SimpleNamespace(**{**vars(message), "fields": fields}))
     short = SimpleNamespace(**{**vars(message), "data": message.data[:100]})
     with pytest.raises(MatcherError, match="hold 100 bytes, 392 expected"):
         messages.unpack_homography(short)

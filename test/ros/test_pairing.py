@@ -53,6 +53,26 @@ def test_one_side_alone_does_not_grow() -> None:
     assert pairing.add(1, message(0)) is None
 
 
+def test_what_finds_no_partner_is_counted() -> None:
+    pairing = StampPairing(5 * MS)
+    for frame in range(2 * DEPTH):
+        assert pairing.add(0, message(40 * frame)) is None and pairing.add(1, message(40 * frame + 8)) is None
+    assert pairing.unpaired == 2 * DEPTH
+    pairing.clear()
+    for stamp in (1000000, 1000040, 1000080):
+        pairing.add(0, message(stamp))
+    assert pairing.add(1, message(1000080)) is not None and pairing.unpaired == 2 * DEPTH + 2
+
+
+def test_a_side_that_comes_late_is_waited_for() -> None:
+    pairing, pairs = StampPairing(0), 0
+    for frame in range(50):
+        pairing.add(0, message(33 * frame))
+        if frame >= 6:
+            pairs += pairing.add(1, message(33 * (frame - 6))) is not None
+    assert pairs == 44 and pairing.unpaired == 0
+
+
 def test_stamp_going_back_starts_afresh() -> None:
     pairing = StampPairing(0)
     pairing.add(0, message(5000))
