@@ -73,8 +73,8 @@ def quantize(
         quantize_linear.run(quantize_linear.LinearOptions(superpoint, superglue, out, images, bits, recipe, picture,
                                                           float_matcher, name, licence, json, topic))
         return
-    if images or picture or float_matcher:
-        raise ConfigError("--images, --picture and --float-matcher belong to --method linear")
+    if images or picture or float_matcher or topic:
+        raise ConfigError("--images, --topic, --picture and --float-matcher belong to --method linear")
     from efficient_matcher.commands import quantize_kmeans as command
     command.run(command.KMeansOptions(superpoint, superglue, out, bits, tuple(layer or ()), recipe, weights, name,
                                       licence, json))

@@ -9,8 +9,8 @@ from typing import Any
 
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.runs import (
-    RunOptions, compute_of, launch_run, reporter, run_notes, scene_pairs, training_images)
-from efficient_matcher.errors import MatcherError
+    RunOptions, check_apart, compute_of, launch_run, loop_of, reporter, run_notes, scene_pairs, training_images)
+from efficient_matcher.errors import MatcherError, RecipeError
 from efficient_matcher.files import write_json
 
 ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")  # of superpoint.py, which needs torch
@@ -72,6 +72,9 @@ def _check(options: FinetuneOptions, what: str) -> None:
     """Raise MatcherError for what would fail later, in the processes."""
     from efficient_matcher.learn.channels import check_targets
     recipe = _recipe(options, what)
+    check_apart([options.out / f"{name}.safetensors" for name in RESULTS[what]], [
+        options.superpoint, options.superglue, options.teacher_superpoint, options.teacher_superglue])
+    _check_teacher(options, what, recipe)
     for name in RESULTS[what]:
         network = _load(options, name)
         check_targets(network, getattr(recipe, "sizes", {}))
@@ -80,6 +83,18 @@ def _check(options: FinetuneOptions, what: str) -> None:
             from efficient_matcher.learn.fold import sparse_form
             from efficient_matcher.learn.prune import prune_magnitude
             prune_magnitude(sparse_form(network), ramp)
+
+
+def _check_teacher(options: FinetuneOptions, what: str, recipe: Any) -> None:
+    """Raise MatcherError for an extractor that cannot learn from its teacher, or that nothing teaches."""
+    if what == "superglue":
+        return
+    teacher = _teacher(options, "superpoint")
+    if what == "superpoint" and teacher is None and not recipe.task:
+        raise RecipeError("task: without a teacher, with weight 0 there is nothing to learn; give --teacher or a task")
+    dims = [network.config.descriptor_dim for network in (_load(options, "superpoint"), teacher) if network is not None]
+    if len(set(dims)) > 1:
+        raise MatcherError(f"the extractor's descriptors have {dims[0]} numbers, its teacher's {dims[1]}")
 
 
 def _process(options: FinetuneOptions, what: str, processes: int) -> None:
@@ -109,7 +124,7 @@ def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: in
     compute = compute_of(options)
     views = gather_views_of_all([extractor.to(compute.device) for extractor in extractors], images, recipe.views,
                                 options.seed, options.out, reporter("extracting views"))
-    network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher, compute, extractors)
+    network, hours = finetune_superglue(matcher, views, recipe, options.out, teacher, compute, extractors, images)
     return [network], hours
 
 
@@ -132,12 +147,15 @@ def _recipe(options: FinetuneOptions, what: str) -> Any:
     kind = {"superpoint": finetune.SuperPointFinetuning, "superglue": finetune.SuperGlueFinetuning,
             "both": finetune.JointFinetuning}[what]
     recipe = options.settings or (read_recipe(find_recipe(options.recipe), kind) if options.recipe else kind())
-    loop = replace(recipe.loop, steps=options.steps or recipe.loop.steps, seed=options.seed)
+    loop = loop_of(options, recipe)
     pairs = recipe.pairs
     if options.pairs:
         pairs = options.pairs if what == "superglue" else replace(pairs, pairs=options.pairs)
     sizes = {"sizes": {**recipe.sizes, **options.sizes}} if options.sizes else {}
-    return replace(recipe, loop=loop, pairs=pairs, **sizes)
+    try:
+        return replace(recipe, loop=loop, pairs=pairs, **sizes)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _load(options: FinetuneOptions, name: str) -> Any:

@@ -50,6 +50,7 @@ def run(options: PruneOptions) -> dict[str, Any]:
         raise MatcherError("nothing to prune: give --superpoint, --superglue or both")
     before = {name: _loaded(options, name) for name in given}
     recipe = _recipe(options, before)
+    _check_options(options, recipe.method)
     images = training_images(options) if options.images is not None else None
     pruned = prune_networks(before.get("superpoint"), before.get("superglue"), recipe, images, options.threads, print)
     after = {name: network for name, network in zip(NAMES, pruned) if network is not None}
@@ -67,6 +68,19 @@ def parse_sizes(texts: list[str] | None) -> dict[str, int]:
         return {name: int(size) for name, size in (text.split("=") for text in texts or [])}
     except ValueError:
         raise MatcherError("sizes are given as LAYER=N") from None
+
+
+OF_METHOD = {"magnitude": ("scope",), "channel": ("criterion", "sizes", "descriptors", "target_macs",
+                                                  "target_latency_ms", "images")}
+
+
+def _check_options(options: PruneOptions, method: str) -> None:
+    """Raise MatcherError for an option that only the other method knows."""
+    other = "channel" if method == "magnitude" else "magnitude"
+    for name in OF_METHOD[other]:
+        if getattr(options, name) not in (None, {}):
+            flag = "size" if name == "sizes" else name.replace("_", "-")
+            raise MatcherError(f"--{flag} belongs to --method {other}, this is {method}")
 
 
 def _loaded(options: PruneOptions, name: str) -> Any:

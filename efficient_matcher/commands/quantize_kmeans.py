@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
+from efficient_matcher.commands.runs import check_apart
 from efficient_matcher.errors import ConfigError, MatcherError
 from efficient_matcher.files import write_json
 
@@ -41,6 +42,9 @@ def run(options: KMeansOptions) -> dict[str, Any]:
     from efficient_matcher.learn.prune import weight_layers
     from efficient_matcher.learn.recipe import to_mapping
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
+    if options.weights is not None:
+        check_apart([options.weights / f"{name}.safetensors" for name in ("superpoint", "superglue")],
+                    [options.superpoint, options.superglue])
     networks = {"superpoint": folded(load_superpoint(options.superpoint)),
                 "superglue": folded(load_superglue(options.superglue))}
     recipes = _recipes(options, {name: weight_layers(network) for name, network in networks.items()})

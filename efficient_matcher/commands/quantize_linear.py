@@ -48,7 +48,7 @@ def run(options: LinearOptions) -> dict[str, Any]:
     from efficient_matcher.commands.export import ExportOptions, card_fields
     from efficient_matcher.learn.export import check_free, replace_bundle, write_bundle
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
-    recipe = _recipe(options)
+    recipe, options = _recipe(options), replace(options, out=options.out.absolute())
     check_free(options.out)
     superpoint, superglue = load_superpoint(options.superpoint), load_superglue(options.superglue)
     fields = card_fields(ExportOptions(options.superpoint, options.superglue, options.out, options.name,
@@ -78,6 +78,10 @@ def _recipe(options: LinearOptions) -> Any:
     recipe = LinearRecipe() if options.recipe is None else read_recipe(find_recipe(options.recipe), LinearRecipe)
     if options.bits is not None and options.bits not in BITS:
         raise ConfigError(f"--bits must be one of {', '.join(map(str, BITS))} for --method linear, got {options.bits}")
+    bits = recipe.bits if options.bits is None else options.bits
+    for name in ("float_matcher", "picture", "images") if bits != 8 else ():
+        if getattr(options, name):
+            raise ConfigError(f"--{name.replace('_', '-')} belongs to 8 bits, these are {bits}")
     if options.float_matcher:
         recipe = replace(recipe, matcher=replace(recipe.matcher, quantize=False))
     return recipe if options.bits is None else replace(recipe, bits=options.bits)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficient_matcher.errors import MatcherError
+from efficient_matcher.errors import MatcherError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,14 @@ def launch_run(options: RunOptions, process: Callable[..., None], *arguments: An
     return launch(process, processes, options, *arguments, processes)
 
 
+def check_apart(targets: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Raise MatcherError when a result would take the place of a file that the work begins with."""
+    given = {path.resolve() for path in inputs if path is not None}
+    for target in targets:
+        if target.resolve() in given:
+            raise MatcherError(f"{target}: is what the work begins with; choose another folder for its results")
+
+
 def compute_of(options: RunOptions) -> Any:
     """Where this process computes."""
     from efficient_matcher.learn.compute import Compute
@@ -76,10 +84,19 @@ def training_images(options: Any) -> Any:
     return images
 
 
+def loop_of(options: RunOptions, recipe: Any) -> Any:
+    """The recipe's loop with the options' steps and seed. Raises RecipeError for a seed of its own."""
+    if recipe.loop.seed not in (0, options.seed):
+        raise RecipeError(f"loop.seed: {recipe.loop.seed} in the recipe; a run's seed is given by --seed")
+    return replace(recipe.loop, steps=options.steps or recipe.loop.steps, seed=options.seed)
+
+
 def scene_pairs(options: RunOptions, recipe: Any, images: Any) -> Any:
     """The scenes that an extractor's recipe asks for, papered with the images; None if it asks for none."""
     if not recipe.scenes_share:
         return None
+    if recipe.pairs.pairs < 2:
+        raise RecipeError("scenes_share: takes two pairs a step or more, of which one stays a warped photograph")
     from efficient_matcher.learn.scene_pairs import ScenePairConfig, gather_scene_pairs
     scenes = ScenePairConfig(recipe.scenes, width=recipe.pairs.width, height=recipe.pairs.height)
     return gather_scene_pairs(images, scenes, options.seed, options.out, reporter("rendering scenes"))

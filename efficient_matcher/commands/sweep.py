@@ -105,6 +105,8 @@ def _prepare(out: Path, subject: dict[str, Any], overwrite: bool) -> None:
             if before.get(name) != value:
                 raise MatcherError(f"{out}: holds a sweep of other {name}; choose another --out, or --overwrite")
     elif (out / "cells").exists():
+        if not overwrite:
+            raise MatcherError(f"{out / 'cells'}: there already, and not of a sweep; choose another --out, or --overwrite")
         shutil.rmtree(out / "cells")
     write_json(file, subject)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.runs import (
-    RunOptions, compute_of, launch_run, plain_notes, reporter, run_notes, scene_pairs, training_images)
+    RunOptions, check_apart, compute_of, launch_run, loop_of, plain_notes, reporter, run_notes, scene_pairs, training_images)
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_json
 
@@ -58,6 +58,7 @@ def run_superglue(options: TrainOptions) -> dict[str, Any]:
 def _run(options: TrainOptions, name: str, process: Callable[[TrainOptions, int], None]) -> dict[str, Any]:
     from efficient_matcher.learn.weights import read_weights
     _recipe(options, name)  # before processes start
+    check_apart([options.out / f"{name}.safetensors"], [options.superpoint, options.start, options.detector])
     reports = launch_run(options, process)
     path = options.out / f"{name}.safetensors"
     report = {"weights": str(path), **read_weights(path).notes}
@@ -76,12 +77,20 @@ def _recipe(options: TrainOptions, name: str) -> Any:
     from efficient_matcher.learn.train_superglue import SuperGlueTraining
     from efficient_matcher.learn.train_superpoint import SuperPointTraining
     kind = {"detector": DetectorTraining, "superpoint": SuperPointTraining, "superglue": SuperGlueTraining}[name]
-    config = options.settings or (read_recipe(find_recipe(options.recipe), kind) if options.recipe else kind())
+    base = _going_on(options) if name == "superpoint" and options.start is not None else None
+    config = options.settings or (
+        read_recipe(find_recipe(options.recipe), kind, base) if options.recipe else base or kind())
     pairs = config.pairs
     if options.pairs:
         pairs = options.pairs if name == "superglue" else replace(pairs, pairs=options.pairs)
-    loop = replace(config.loop, steps=options.steps or config.loop.steps, seed=options.seed)
-    return replace(config, loop=loop, pairs=pairs)
+    return replace(config, loop=loop_of(options, config), pairs=pairs)
+
+
+def _going_on(options: TrainOptions) -> Any:
+    """What training of trained weights does where the recipe does not say otherwise."""
+    from efficient_matcher.learn.train_superpoint import SuperPointTraining
+    from efficient_matcher.learn.weights import load_superpoint
+    return SuperPointTraining().going_on(load_superpoint(options.start).config)
 
 
 def _detector_process(options: TrainOptions, processes: int) -> None:
@@ -100,7 +109,7 @@ def _superpoint_process(options: TrainOptions, processes: int) -> None:
     from efficient_matcher.learn.weights import load_superpoint
     config = _recipe(options, "superpoint")
     start = load_superpoint(options.start) if options.start is not None else None
-    config = config.going_on(start.config) if start is not None else config
+    config = replace(config, network=start.config) if start is not None else config
     images = training_images(options)
     labels, made_by = _labels(options, images, processes)
     network, hours = train_superpoint(images, labels, config, options.out, start, compute_of(options), made_by,
@@ -126,7 +135,7 @@ def _labels(options: TrainOptions, images: Any, processes: int) -> tuple[Any, st
 
 def _superglue_process(options: TrainOptions, processes: int) -> None:
     from efficient_matcher.learn.train_superglue import train_superglue
-    from efficient_matcher.learn.views import gather_views
+    from efficient_matcher.learn.views import features_key, gather_views
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
     if options.superpoint is None:
         raise MatcherError("training SuperGlue needs the weights of a SuperPoint")
@@ -141,7 +150,8 @@ def _superglue_process(options: TrainOptions, processes: int) -> None:
     extractor = extractor.to(compute.device)
     views = gather_views(extractor, images, config.views, options.seed, options.out, reporter("extracting views"))
     scenes = _scene_views(options, extractor, images, config) if options.scenes_share else None
-    network, hours = train_superglue(views, config, options.out, start, scenes, options.scenes_share, compute)
+    network, hours = train_superglue(views, config, options.out, start, scenes, options.scenes_share, compute,
+                                     features_key(extractor, images, config.views, options.seed))
     mixture = {"scenes_share": options.scenes_share, "scenes": options.scenes} if scenes is not None else {}
     _save(options, "superglue", network, {**run_notes(options, processes, hours, images), **_begun_with(options),
                                           **mixture, "recipe": asdict(config)})

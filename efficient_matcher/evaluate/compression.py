@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from efficient_matcher.config import Config
-from efficient_matcher.core.bundle import CARD_NAME, load_bundle
+from efficient_matcher.core.bundle import CARD_NAME, VARIANT_NAMES, load_bundle
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import BundleError, RecipeError
 from efficient_matcher.evaluate.homography import VARIANTS, run_benchmark, summarize

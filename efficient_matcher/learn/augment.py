@@ -8,19 +8,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.learn.recipe import setting
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """How likely and how strong each change is; a strength is drawn uniformly up to the bound where not said."""
 
-    probability: float = 0.35  # of each change, independently
-    together: float = 0.0  # share of the views that get every change: what a dark, shaken camera gives
+    probability: float = setting(0.35, minimum=0.0, maximum=1.0)  # of each change, independently
+    # Share of the views that get every change: what a dark, shaken camera gives.
+    together: float = setting(0.0, minimum=0.0, maximum=1.0)
     gamma: tuple[float, float] = (0.6, 1.6)
     gain: tuple[float, float] = (0.7, 1.3)
     offset: float = 25.0  # grey levels
     sharpen: float = 0.0  # share of what a Gaussian of 1 px takes away that is added once more
     noise_sigma: float = 20.0  # grey levels; the square root is uniform, so that most of it is weak
-    blur_px: int = 7  # length of the motion blur
+    blur_px: int = setting(7, minimum=3)  # length of the motion blur, at most
     defocus_px: float = 2.5  # sigma of the Gaussian blur; drawn as the noise is
     jpeg_quality: tuple[int, int] = (35, 90)
 

@@ -5,6 +5,8 @@ Every batch is a function of (seed, step) alone, so a resumed run sees what an u
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from efficient_matcher.errors import SourceError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography, warp
 from efficient_matcher.learn.pair_motion import PairMotion
+from efficient_matcher.learn.recipe import setting
+from efficient_matcher.learn.superpoint import CELL
 from efficient_matcher.learn.tiles import random_part, tiled_view
 from efficient_matcher.sources.image_sets import read_images
 
@@ -35,6 +39,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def key(self) -> str:
+        """Of which images these are: SHA-256 of their names."""
+        return hashlib.sha256(json.dumps(list(self.names)).encode()).hexdigest()
 
 
 def load_images(source: Path, limit: int | None = None, topic: str | None = None) -> ImageSet:
@@ -60,15 +69,21 @@ def load_images(source: Path, limit: int | None = None, topic: str | None = None
 class PairConfig:
     """Size and kind of the training pairs."""
 
-    width: int = 256
-    height: int = 192
-    pairs: int = 4  # per step and process
-    labels_per_view: int = 160
-    own_proportions: float = 0.5  # share of the crops that keep the image's proportions, as the benchmark does
-    tiled: float = 0.0  # share of the views put together from four shrunken images; see tiles.py
-    minimum_share: float = 0.4  # of the warps that must have found a label point
+    width: int = setting(256, minimum=MINIMUM_SIDE_PX)
+    height: int = setting(192, minimum=MINIMUM_SIDE_PX)
+    pairs: int = setting(4, minimum=1)  # per step and process
+    labels_per_view: int = setting(160, minimum=1)
+    # Of the crops, how many keep the image's proportions, as the benchmark does; of the views, how many are put
+    # together from four shrunken images (tiles.py); of the warps, how many must have found a label point.
+    own_proportions: float = setting(0.5, minimum=0.0, maximum=1.0)
+    tiled: float = setting(0.0, minimum=0.0, maximum=1.0)
+    minimum_share: float = setting(0.4, minimum=0.0, maximum=1.0)
     warp: HomographyRange = TRAINING
     photometric: AugmentConfig = AugmentConfig(together=0.3)
+
+    def __post_init__(self) -> None:
+        if self.width % CELL or self.height % CELL:
+            raise ValueError(f"width and height must be multiples of {CELL}, got {self.width} and {self.height}")
 
 
 @dataclass(frozen=True)

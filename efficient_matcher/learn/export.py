@@ -54,7 +54,7 @@ def write_bundle(folder: Path | str, superpoint: SuperPoint, superglue: SuperGlu
 
     A bundle already at `folder` is replaced; any other content is not touched. Raises ExportError.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # "." has no name to put others beside
     dims = superpoint.config.descriptor_dim, superglue.config.descriptor_dim
     if dims[0] != dims[1]:
         raise ExportError(f"SuperPoint describes in {dims[0]} dimensions, SuperGlue reads {dims[1]}")

@@ -29,7 +29,7 @@ from efficient_matcher.learn.recipe import setting, to_mapping
 from efficient_matcher.learn.scene_pairs import ScenePairSet, mixed_batch
 from efficient_matcher.learn.stem import with_half_stem
 from efficient_matcher.learn.superpoint import SuperPoint
-from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss
+from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss, without_scenes
 from efficient_matcher.learn.training import Constraint, Loop, LoopConfig
 from efficient_matcher.learn.views import ViewConfig
 from efficient_matcher.learn.weights import fingerprint
@@ -62,9 +62,9 @@ class SuperPointFinetuning:
     def __post_init__(self) -> None:
         if self.stem_width and not self.half_stem:
             raise ValueError("stem_width is that of a half stem; set half_stem as well")
-        if self.start_share and (self.sizes or self.half_stem or self.rounded_bits or self.prune):
+        if self.start_share and (self.sizes or self.half_stem or self.rounded_bits or self.prune or self.regrow):
             raise ValueError("start_share mixes two networks of one build; it goes without sizes, half_stem, "
-                             "rounded_bits and prune")
+                             "rounded_bits, prune and regrow")
         if self.keep_codebooks and self.rounded_bits:
             raise ValueError("keep_codebooks and rounded_bits each say what values weights may have; choose one")
         _check_regrowth(self)
@@ -139,7 +139,7 @@ def finetune_superpoint(
     teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe)
     labels = labels if labels is not None else no_labels(images)
-    loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute, pruning)
+    loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute, pruning, images)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
         batch = compute.moved(mixed_batch(images, labels, scenes, recipe.scenes_share, recipe.pairs, recipe.loop.seed,
@@ -264,10 +264,13 @@ class Pruning(Constraint):
 
 
 def begun_loop(model: nn.Module, recipe: Any, what: str, folder: Path, starts: list[Network],
-               teachers: list[Network | None], compute: Compute, pruning: Pruning) -> Loop:
-    """The loop of a finetuning run, resumed if its folder holds one of the same recipe and the same weights."""
+               teachers: list[Network | None], compute: Compute, pruning: Pruning, images: ImageSet | None) -> Loop:
+    """The loop of a finetuning run, resumed if its folder holds one of the same recipe, weights and images."""
+    settings = to_mapping(recipe)
+    settings = without_scenes(settings) if "scenes_share" in settings else settings
+    seen = {} if images is None else {"images": images.key}
     loop = Loop(model, recipe.loop, folder, {
-        "kind": f"finetune {what}", **to_mapping(recipe), "start": [fingerprint(network) for network in starts],
+        "kind": f"finetune {what}", **settings, **seen, "start": [fingerprint(network) for network in starts],
         "teacher": [fingerprint(network) for network in teachers if network is not None],
         **compute.description}, pruning)
     loop.resume()

@@ -39,11 +39,12 @@ class Pair(nn.Module):
 
 def finetune_superglue(
     start: SuperGlue, views: ViewSet, recipe: SuperGlueFinetuning, folder: Path, teacher: SuperGlue | None = None,
-    compute: Compute = Compute(), extractors: Sequence[SuperPoint] = (),
+    compute: Compute = Compute(), extractors: Sequence[SuperPoint] = (), images: ImageSet | None = None,
 ) -> tuple[SuperGlue, float]:
     """Finetune a matcher (or go on) in `folder` on the features in `views`, which the teacher matches as well.
 
-    extractors: those the views are of; a run goes on with the same ones alone. Returns the averaged network and the hours spent. Raises PruneError, RecipeError and TrainingError.
+    extractors, images: those the views are of; a run goes on with the same ones alone. Returns the averaged network and
+    the hours spent. Raises PruneError, RecipeError and TrainingError.
     """
     torch.manual_seed(recipe.loop.seed)
     student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
@@ -52,7 +53,8 @@ def finetune_superglue(
     teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe)
     config = SuperGlueTraining(network=student.config, views=recipe.views)
-    loop = begun_loop(student, recipe, "superglue", folder, [start, *extractors], [teacher], compute, pruning)
+    loop = begun_loop(student, recipe, "superglue", folder, [start, *extractors], [teacher], compute, pruning,
+                      images)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([recipe.loop.seed, batch_index])
@@ -81,7 +83,8 @@ def finetune_both(
     views = ViewConfig(width=recipe.pairs.width, height=recipe.pairs.height)
     matching = SuperGlueTraining(network=superglue.config, views=views)
     labels = labels if labels is not None else no_labels(images)
-    loop = begun_loop(pair, recipe, "both", folder, [superpoint, superglue], list(teachers or ()), compute, pruning)
+    loop = begun_loop(pair, recipe, "both", folder, [superpoint, superglue], list(teachers or ()), compute, pruning,
+                      images)
     dense, dense_matcher = [network.to(compute.device) for network in teachers] if teachers else (None, None)
 
     def step(batch_index: int) -> tuple[Tensor, dict[str, float]]:

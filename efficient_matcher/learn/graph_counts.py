@@ -48,9 +48,20 @@ def count(path: Path | str, sizes: Mapping[str, int] = FREE_SIZES) -> GraphCount
 
 def _weights(graph: onnx.GraphProto) -> tuple[int, int]:
     scales = {name for node in graph.node if node.op_type in SCALED for name in node.input[1:]}
-    arrays = [numpy_helper.to_array(tensor) for tensor in graph.initializer
-              if tensor.data_type in WEIGHT_KINDS and tensor.name not in scales]
-    return sum(array.size for array in arrays), sum(int(np.count_nonzero(array)) for array in arrays)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
+              if tensor.data_type in WEIGHT_KINDS and tensor.name not in scales}
+    for name in [name.removesuffix(".packed") for name in arrays if name.endswith(".packed")]:
+        arrays[name] = _four_bit_levels(graph, name)
+        for part in ("packed", "scale", "sixteen", "eight"):
+            del arrays[f"{name}.{part}"]
+    return sum(array.size for array in arrays.values()), sum(int(np.count_nonzero(array)) for array in arrays.values())
+
+
+def _four_bit_levels(graph: onnx.GraphProto, name: str) -> np.ndarray:
+    """Of a weight that `qdq.four_bit_weights` stored: two to a byte, 8 standing for zero."""
+    parts = {tensor.name: tensor for tensor in graph.initializer}
+    stored, size = (numpy_helper.to_array(parts[f"{name}.{part}"]) for part in ("packed", "size"))
+    return np.concatenate([stored // 16, stored % 16])[:int(size[0])].astype(np.int8) - 8
 
 
 def _macs(model: onnx.ModelProto, sizes: Mapping[str, int]) -> int | None:

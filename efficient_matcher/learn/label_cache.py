@@ -30,6 +30,8 @@ def label_images(
     labeller: None takes what the file holds, whoever made it. Raises SourceError when the file is damaged, holds
     labels by another labeller, or lacks labels that only another one can make; MatcherError when it cannot be written.
     """
+    if labeller is None and not cache.exists():
+        raise SourceError(f"{cache}: no such file of labels")
     maker, known = _read(cache)
     name = labeller.name if labeller is not None else maker or SIFT.name
     if maker not in (None, name):

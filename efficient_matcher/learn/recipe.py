@@ -45,11 +45,14 @@ def find_recipe(name: Path | str) -> Path:
     return shipped
 
 
-def read_recipe(path: Path, kind: type[T]) -> T:
-    """The YAML file as a `kind`. Raises RecipeError naming file and field: unreadable, not YAML, an unknown, missing
-    or duplicate key, a wrong type, a value out of range, or what `kind` itself refuses with ValueError."""
+def read_recipe(path: Path, kind: type[T], base: T | None = None) -> T:
+    """The YAML file as a `kind`; what it leaves out stays as in `base`, if that is given.
+
+    Raises RecipeError naming file and field: unreadable, not YAML, an unknown, missing or duplicate key, a wrong type, a
+    value out of range, or what `kind` itself refuses with ValueError.
+    """
     try:
-        return from_mapping(_tree(path), kind)
+        return from_mapping(_tree(path), kind, base=base)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
 
@@ -79,7 +82,8 @@ def from_mapping(values: Any, kind: type[T], prefix: str = "", base: T | None = 
         if base is None and name not in values and entry.default is MISSING and entry.default_factory is MISSING:
             raise RecipeError(f"key '{prefix}{name}' is missing")
     hints = get_type_hints(kind)
-    checked = {key: _checked(value, hints[key], known[key], f"{prefix}{key}") for key, value in values.items()}
+    checked = {key: _checked(value, hints[key], known[key], f"{prefix}{key}", getattr(base, key, None))
+               for key, value in values.items()}
     try:
         return kind(**checked) if base is None else dataclasses.replace(base, **checked)
     except ValueError as error:
@@ -117,9 +121,10 @@ def _tree(path: Path) -> Any:
     return {} if tree is None else tree
 
 
-def _checked(value: Any, kind: Any, entry: dataclasses.Field[Any], name: str) -> Any:
+def _checked(value: Any, kind: Any, entry: dataclasses.Field[Any], name: str, before: Any) -> Any:
     if is_dataclass(kind):  # a part of which only something is given keeps the rest of this recipe's own default
-        return from_mapping(value, kind, f"{name}.", entry.default if is_dataclass(entry.default) else None)
+        default = before if before is not None else entry.default
+        return from_mapping(value, kind, f"{name}.", default if is_dataclass(default) else None)
     return _checked_value(value, kind, entry.metadata, name)
 
 

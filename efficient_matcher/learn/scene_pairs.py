@@ -18,7 +18,7 @@ from torch import Tensor
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch, stacked
 from efficient_matcher.learn.pair_motion import HIDDEN, PairMotion
-from efficient_matcher.learn.views import gather_parts, key_of
+from efficient_matcher.learn.views import gather_parts, key_of, shares_of
 from efficient_matcher.scenes.depth import DepthView, transfer
 from efficient_matcher.scenes.views import LEVELS, draw_views
 
@@ -87,7 +87,7 @@ def render_scene_pairs(
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> ScenePairSet:
     """Every `parts`-th scene, from `part` on."""
-    chosen, rows = range(part, config.scenes, parts), []
+    chosen, rows = shares_of(config.scenes, part, parts, "scenes"), []
     for done, index in enumerate(chosen, 1):
         views = draw_views(images.images, config.views, np.random.default_rng([seed, index]),
                            (config.width, config.height), config.levels)

@@ -18,7 +18,7 @@ from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superglue import MatchBatch, Moved
-from efficient_matcher.learn.views import extract, features_key, gather_parts
+from efficient_matcher.learn.views import extract, features_key, gather_parts, shares_of
 from efficient_matcher.scenes.depth import DepthView, transfer
 from efficient_matcher.scenes.views import LEVELS, draw_views
 
@@ -89,7 +89,7 @@ def extract_scene_views(
 ) -> SceneViewSet:
     """Views of every `parts`-th scene, from `part` on."""
     network = network.eval().to(memory_format=torch.channels_last)
-    chosen = range(part, config.scenes, parts)
+    chosen = shares_of(config.scenes, part, parts, "scenes")
     rows = []
     for done, index in enumerate(chosen, 1):
         rng = np.random.default_rng([seed, index])

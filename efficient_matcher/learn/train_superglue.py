@@ -44,18 +44,20 @@ class SuperGlueTraining:
 
 def train_superglue(
     views: ViewSet, config: SuperGlueTraining, folder: Path, start: SuperGlue | None = None,
-    scenes: PairSource | None = None, scenes_share: float = 0.0, compute: Compute = Compute(),
+    scenes: PairSource | None = None, scenes_share: float = 0.0, compute: Compute = Compute(), views_of: str = "",
 ) -> tuple[SuperGlue, float]:
     """Train (or go on training) in `folder`; returns the averaged network and the hours spent.
 
     start: a trained network to begin with, instead of a fresh one. scenes: where `scenes_share` of the pairs come
-    from; their views are of the same size. Raises TrainingError as `Loop` does.
+    from; their views are of the same size. views_of: `views.features_key` of the views, to which a run keeps. Raises
+    TrainingError as `Loop` does.
     """
     torch.manual_seed(config.loop.seed)
     network = start.train() if start is not None else SuperGlue(config.network)
     network.to(compute.device)
     mixture = {} if scenes is None else {"scenes_share": scenes_share, "scenes": len(scenes)}
-    loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config), **mixture, **compute.description})
+    loop = Loop(network, config.loop, folder, {"kind": "superglue", **asdict(config), **mixture, "views_of": views_of,
+                                               **compute.description})
     size = (config.views.width, config.views.height)
     loop.resume()
 

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.log import TrainingLog
 from efficient_matcher.learn.parallel import average_over_processes, rank, world_size
+from efficient_matcher.learn.recipe import setting
 from efficient_matcher.stopping import StopSignals
 
 # From the number of the batch (steps times processes) to its loss and the parts worth logging.
@@ -61,16 +62,20 @@ class TrainingError(MatcherError):
 class LoopConfig:
     """How long and how fast to learn."""
 
-    steps: int = 3800
-    learning_rate: float = 3e-3
-    final_share: float = 0.02  # of the learning rate, at the end of the cosine
-    warmup_steps: int = 100
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    average_decay: float = 0.998  # of the averaged weights, which are the result
-    seed: int = 0
-    checkpoint_minutes: float = 4.0
-    log_every: int = 20
+    steps: int = setting(3800, minimum=1)
+    learning_rate: float = setting(3e-3, minimum=0.0)
+    final_share: float = setting(0.02, minimum=0.0, maximum=1.0)  # of the learning rate, at the end of the cosine
+    warmup_steps: int = setting(100, minimum=0)
+    weight_decay: float = setting(1e-4, minimum=0.0)
+    clip_norm: float = setting(1.0, minimum=1e-6)
+    average_decay: float = setting(0.998, minimum=0.0, below=1.0)  # of the averaged weights, which are the result
+    seed: int = setting(0, minimum=0)
+    checkpoint_minutes: float = setting(4.0, minimum=0.0)
+    log_every: int = setting(20, minimum=1)
+
+
+PARTS = ("model", "average", "optimizer", "step", "seconds", "description")  # of a checkpoint
+TOLD_SINCE = ("images", "views_of")  # what the descriptions of older checkpoints lack
 
 
 class Loop:
@@ -105,11 +110,13 @@ class Loop:
             return False
         try:
             state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
+            told = {key: state[key] for key in PARTS}["description"]
+        except Exception as error:  # torch raises many kinds for a damaged file, and a foreign one lacks the parts
             raise TrainingError(f"{self.checkpoint_path}: not a readable checkpoint ({type(error).__name__})") from None
-        if state["description"] != self.description:
+        ours = {key: value for key, value in self.description.items() if key not in TOLD_SINCE or key in told}
+        if told != ours:
             raise TrainingError(f"{self.checkpoint_path}: belongs to another configuration "
-                                f"({difference(state['description'], self.description)}); choose another folder")
+                                f"({difference(told, ours)}); choose another folder")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -28,6 +28,7 @@ from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography
 from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
+from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
 from efficient_matcher.learn.tiles import tiled_view
 from efficient_matcher.learn.weights import fingerprint
@@ -40,12 +41,12 @@ MILD = HomographyRange(perspective=0.0001, rotation_deg=5.0, scale=(0.9, 1.2), t
 class ViewConfig:
     """How many views, how large, and how they differ."""
 
-    width: int = 480
-    height: int = 360
-    views: int = 8  # per image
-    keypoints: int = 400  # per view
-    nms_radius_px: int = 4
-    tiled: float = 0.5  # share of the images replaced by four shrunken ones; see tiles.py
+    width: int = setting(480, minimum=64)
+    height: int = setting(360, minimum=64)
+    views: int = setting(8, minimum=2)  # per image
+    keypoints: int = setting(400, minimum=8)  # per view
+    nms_radius_px: int = setting(4, minimum=1)
+    tiled: float = setting(0.5, minimum=0.0, maximum=1.0)  # share of the images replaced by four shrunken ones; see tiles.py
     warp: HomographyRange = TRAINING
     photometric: AugmentConfig = AugmentConfig(probability=0.3, sharpen=1.0)
 
@@ -69,7 +70,7 @@ def extract_views(
 ) -> ViewSet:
     """Views of every `parts`-th image, from `part` on."""
     network = network.eval().to(memory_format=torch.channels_last)
-    chosen = range(part, len(images), parts)
+    chosen = shares_of(len(images), part, parts, "images")
     rows = []
     for done, index in enumerate(chosen, 1):
         rng = np.random.default_rng([seed, index])
@@ -78,6 +79,13 @@ def extract_views(
         progress(done, len(chosen))
     keypoints, scores, descriptors, transforms = (torch.stack(column) for column in zip(*rows))
     return ViewSet(keypoints, scores, descriptors.half(), transforms)
+
+
+def shares_of(count: int, part: int, parts: int, what: str) -> range:
+    """Every `parts`-th of `count` things, from `part` on. Raises MatcherError where there are too few to go round."""
+    if count < parts:
+        raise MatcherError(f"{count} {what} for {parts} processes: each needs one; give more, or fewer --processes")
+    return range(part, count, parts)
 
 
 def gather_views(

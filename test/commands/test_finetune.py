@@ -77,12 +77,27 @@ def test_a_matcher_learns_the_features_of_several_extractors(folder: Path) -> No
     (dict(superpoint="sg.safetensors"), "superpoint", "holds a superglue, not a superpoint"),
     (dict(superpoint="sp.safetensors", superglue="sg.safetensors", teacher_superglue="sg.safetensors"), "both",
      "both networks need a teacher, or neither"),
+    (dict(superpoint="sp.safetensors", teacher_superpoint="wide.safetensors"), "superpoint",
+     "the extractor's descriptors have 16 numbers, its teacher's 32"),
+    (dict(superpoint="sp.safetensors", recipe="quick.yaml"), "superpoint", "without a teacher, with weight 0"),
+    (dict(superpoint="sp.safetensors", recipe="mixed.yaml", sizes={"4a": 4}), "superpoint", "start_share mixes two"),
+    (dict(superpoint="sp.safetensors", recipe="seeded.yaml"), "superpoint", "loop.seed: 5 in the recipe"),
+    (dict(superpoint="sp.safetensors", labels="typo.npz"), "superpoint", "typo.npz: no such file of labels"),
+    (dict(superpoint="sp.safetensors", recipe="scenes.yaml"), "superpoint", "scenes_share: takes two pairs"),
+    (dict(superpoint="run/superpoint.safetensors"), "superpoint", "is what the work begins with"),
 ])
 def test_mistakes_are_one_line(folder: Path, options: dict, what: str, message: str) -> None:
+    save_weights(folder / "wide.safetensors", SuperPoint(SuperPointConfig((8,) * 8, 8, 8, 32, True, 4)))
+    (folder / "mixed.yaml").write_text("start_share: 0.5\n")
+    (folder / "seeded.yaml").write_text("loop: {seed: 5}\n")
+    (folder / "scenes.yaml").write_text(QUICK.replace("task: 0", "task: 1") + "scenes_share: 0.5\n")
+    (folder / "run").mkdir()
+    (folder / "run" / "superpoint.safetensors").write_bytes((folder / "sp.safetensors").read_bytes())
     paths = {key: folder / value if key != "sizes" else value for key, value in options.items()}
-    with pytest.raises(MatcherError, match=message):
+    with pytest.raises(MatcherError, match=message) as told:
         run(FinetuneOptions(folder / "images", folder / "run", processes=1, steps=1, **paths), what)
-    assert not list(folder.glob("run/*.safetensors"))
+    assert "\n" not in str(told.value)
+    assert (folder / "run" / "superpoint.safetensors").read_bytes() == (folder / "sp.safetensors").read_bytes()
 
 
 def test_sizes_are_eight_numbers() -> None:

@@ -59,6 +59,15 @@ def test_the_clustered_weights_give_the_same_bundle_again(files: tuple[Path, Pat
         assert restored(tmp_path / "a" / name) == restored(tmp_path / "b" / name)
 
 
+def test_weights_it_begins_with_are_not_replaced(files: tuple[Path, Path], tmp_path: Path) -> None:
+    named = [tmp_path / f"{name}.safetensors" for name in ("superpoint", "superglue")]
+    for own, copy in zip(files, named):
+        copy.write_bytes(own.read_bytes())
+    with pytest.raises(MatcherError, match="is what the work begins with"):
+        run(KMeansOptions(*named, tmp_path / "out", 4, weights=tmp_path))
+    assert named[0].read_bytes() == files[0].read_bytes() and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("bits", "layers", "message"), [
     (1, (), "--bits: 1 bits; k-means codebooks take 2 to 8"), (9, (), "--bits: 9 bits"),
     (4, ("conv1a=1",), "--layer conv1a=1: 1 bits"), (4, ("conv1a",), "--layer conv1a: must be NAME=BITS"),

@@ -108,6 +108,8 @@ def test_stored_weights_alone_need_no_images(options: LinearOptions, tmp_path: P
     ({"images": None}, "8 bits need --images"),
     ({"images": Path("nowhere")}, "nowhere: no such folder or file"),
     ({"topic": "/camera"}, "a topic belongs to a bag"),
+    ({"bits": 4, "float_matcher": True, "images": None}, "--float-matcher belongs to 8 bits, these are 4"),
+    ({"bits": 16, "picture": Path("ranges.png"), "images": None}, "--picture belongs to 8 bits, these are 16"),
     ({"recipe": "none.yaml"}, "none.yaml: cannot be read"),
     ({"superpoint": Path("none.safetensors")}, "none.safetensors: no such file")])
 def test_bad_options_are_one_line(options: LinearOptions, tmp_path: Path, change: dict[str, object], told: str) -> None:
@@ -147,6 +149,6 @@ def test_options_of_the_other_method_are_refused(options: LinearOptions, tmp_pat
     common = ["quantize", "--superpoint", str(options.superpoint), "--superglue", str(options.superglue),
               "--out", str(tmp_path / "b")]
     for extra, told in ((["--method", "linear", "--layer", "conv1a=4"], "--layer and --weights belong"),
-                        (["--images", str(tmp_path)], "--images, --picture and --float-matcher belong")):
+                        (["--images", str(tmp_path)], "--images, --topic, --picture and --float-matcher belong")):
         result = CliRunner().invoke(app, [*common, *extra])
         assert result.exit_code == 1 and told in result.output + getattr(result, "stderr", "")

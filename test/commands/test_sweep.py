@@ -111,6 +111,14 @@ def test_cells_of_another_sweep_are_not_mixed_in(options: SweepOptions, change: 
     assert run(replace(options, **change, overwrite=True)) is not None
 
 
+def test_cells_of_something_else_are_not_deleted(options: SweepOptions) -> None:
+    (options.out / "cells").mkdir(parents=True)
+    (options.out / "cells" / "conv1a_0.5.json").write_text("{}")
+    with pytest.raises(MatcherError, match="cells: there already, and not of a sweep"):
+        run(options)
+    assert (options.out / "cells" / "conv1a_0.5.json").exists()
+
+
 def test_damaged_cell_is_named(options: SweepOptions) -> None:
     run(options)
     (options.out / "cells" / "rotation_0.json").write_text("{")

@@ -46,6 +46,33 @@ def test_both_networks_from_images_to_weights(folder: Path, tmp_path: Path, caps
     assert abs(load_superglue(tmp_path / "again" / "superglue.safetensors").bin_score.item() - 3.0) < 0.01
 
 
+def test_a_recipe_goes_over_what_going_on_begins_with(folder: Path, tmp_path: Path) -> None:
+    from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
+    network = SuperPointConfig((8,) * 8, 8, 8, 16, True, 4)
+    save_weights(tmp_path / "sp.safetensors", SuperPoint(network))
+    (tmp_path / "own.yaml").write_text("loop: {learning_rate: 3e-4, warmup_steps: 1}\nself_label_from: 0.3\n")
+    report = run_superpoint(TrainOptions(folder, tmp_path / "run", steps=1, pairs=1, processes=1,
+                                         start=tmp_path / "sp.safetensors", recipe=str(tmp_path / "own.yaml")))
+    recipe = report["training"]["recipe"]
+    assert (recipe["loop"]["learning_rate"], recipe["self_label_from"]) == (3e-4, 0.3)  # the recipe's
+    assert (recipe["descriptor_scale"], recipe["reprojection_full"]) == (40.0, 0.0)  # those of trained weights
+    assert recipe["network"]["widths"] == [8] * 8
+
+
+def test_a_run_keeps_to_its_images_and_its_extractor(folder: Path, tmp_path: Path) -> None:
+    from efficient_matcher.learn.superpoint import SuperPoint
+    from efficient_matcher.learn.train_superpoint import COMPACT
+    for name in ("one", "two"):
+        save_weights(tmp_path / f"{name}.safetensors", SuperPoint(COMPACT))
+    common = {"steps": 1, "pairs": 1, "processes": 1}
+    run_superglue(TrainOptions(folder, tmp_path / "sg", tmp_path / "one.safetensors", **common))
+    with pytest.raises(MatcherError, match=r"another configuration \(views_of:"):
+        run_superglue(TrainOptions(folder, tmp_path / "sg", tmp_path / "two.safetensors", **common))
+    run_superpoint(TrainOptions(folder, tmp_path / "sp", **common))
+    with pytest.raises(MatcherError, match=r"another configuration \(images:"):
+        run_superpoint(TrainOptions(folder, tmp_path / "sp", limit=1, **common))
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(MatcherError, match="nowhere: no such folder"):
         run_superpoint(TrainOptions(tmp_path / "nowhere", tmp_path / "run"))

@@ -70,6 +70,13 @@ def test_labels_of_two_makers_are_not_mixed(tmp_path: Path) -> None:
         label_images(ImageSet(["a", "b", "c"], [dots()] * 3, {}), cache, 1, labeller=None)
 
 
+def test_labels_that_are_not_there_are_not_made_in_silence(tmp_path: Path) -> None:
+    images = ImageSet(["a"], [np.zeros((80, 80), np.uint8)], {})
+    with pytest.raises(SourceError, match="typo.npz: no such file of labels"):
+        label_images(images, tmp_path / "typo.npz", 1, labeller=None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_of_before_holds_sift_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "labels.npz", names=np.array(["a"]), counts=np.array([1]), points=np.ones((1, 3), np.float32))
     assert label_images(ImageSet(["a"], [dots()], {}), tmp_path / "labels.npz")[0].tolist() == [[1, 1, 1]]

@@ -15,6 +15,7 @@ ort = pytest.importorskip("onnxruntime")
 from efficient_matcher.learn.calibrate import chosen_range, histograms, observed_tensors, with_outputs  # noqa: E402
 from efficient_matcher.learn.extractor_graph import extractor_model  # noqa: E402
 from efficient_matcher.learn.extractor_phases import phased_extractor_model  # noqa: E402
+from efficient_matcher.learn.graph_counts import count  # noqa: E402
 from efficient_matcher.learn.onnx_graph import FLOAT, Graph  # noqa: E402
 from efficient_matcher.learn.qdq import (  # noqa: E402
     answering_in_bytes,
@@ -124,6 +125,15 @@ def test_stored_weights_are_smaller_and_come_back(coder: Any, share: float, boun
     assert smaller.ByteSize() < share * model.ByteSize() + 1200
     found = run(smaller, {"x": np.eye(33, dtype=np.float32)})["y"]
     assert np.sqrt(np.mean((found - weight.numpy().T) ** 2)) < bound * 1.5
+
+
+def test_4_bit_weights_are_counted_one_by_one(tmp_path: Path) -> None:
+    weight = torch.randn(33, 33, generator=torch.Generator().manual_seed(0))
+    weight[:11] = 0
+    onnx.save(four_bit_weights(matrix(weight)), tmp_path / "m.onnx")
+    found = count(tmp_path / "m.onnx")
+    levels = np.rint(weight.numpy().T / best_scale(weight.numpy().T, 1, 7))
+    assert (found.weights, found.nonzero) == (33 * 33, np.count_nonzero(levels))
 
 
 def test_a_4_bit_scale_belongs_to_its_channel_and_cuts_outliers() -> None:

@@ -71,6 +71,24 @@ def test_every_mistake_is_one_line_with_file_and_field(tmp_path: Path, text: str
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_recipe_leaves_out_stays_as_in_the_base(tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text("part: {steps: 3}\n")
+    base = Toy(0.3, part=Part(rate=5.0, steps=8))
+    assert read_recipe(path, Toy, base) == Toy(0.3, part=Part(rate=5.0, steps=3))
+
+
+@pytest.mark.parametrize("text", ["loop: {steps: 0}", "loop: {log_every: 0}", "loop: {clip_norm: 0.0}", "pairs: {pairs: 0}",
+                                  "pairs: {width: 250}", "pairs: {photometric: {blur_px: 2}}"])
+def test_settings_that_cannot_work_are_named(tmp_path: Path, text: str) -> None:
+    from efficient_matcher.learn.finetune import SuperPointFinetuning
+    path = tmp_path / "finetune.yaml"
+    path.write_text(text)
+    name = text.split("{")[-1].split(":")[0]
+    with pytest.raises(RecipeError, match=f"finetune.yaml: .*{name}.* must be"):
+        read_recipe(path, SuperPointFinetuning)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="none.yaml: cannot be read: No such file"):
         read_recipe(find_recipe(tmp_path / "none.yaml"), Toy)

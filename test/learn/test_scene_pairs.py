@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficient_matcher.errors import RecipeError
+from efficient_matcher.errors import MatcherError, RecipeError
 from efficient_matcher.learn.chain import DetectorTraining
 from efficient_matcher.learn.data import ImageSet, PairConfig
 from efficient_matcher.learn.finetune import SuperPointFinetuning, finetune_superpoint
@@ -120,6 +120,11 @@ def test_scenes_are_rendered_once(images: ImageSet, tmp_path: Path) -> None:
     told: list[int] = []
     again = gather_scene_pairs(images, SCENES, 0, tmp_path, lambda done, of: told.append(done))
     assert not told and torch.equal(made.images, again.images) and len(again) == 3
+
+
+def test_fewer_scenes_than_processes_are_named(images: ImageSet) -> None:
+    with pytest.raises(MatcherError, match="1 scenes for 2 processes: each needs one"):
+        render_scene_pairs(images, replace(SCENES, scenes=1), 0, 1, 2)
 
 
 def test_a_base_detector_learns_from_drawings_alone() -> None:

@@ -87,6 +87,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         make_loop(tmp_path).resume()
 
 
+def test_a_foreign_checkpoint_is_named_and_an_older_one_goes_on(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path)
+    loop.description["images"] = "of today"
+    torch.save({"something": 1}, loop.checkpoint_path)
+    with pytest.raises(TrainingError, match="checkpoint.pt: not a readable checkpoint"):
+        loop.resume()
+    make_loop(tmp_path).save()  # as when descriptions did not tell the images yet
+    assert loop.resume()
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = make_loop(tmp_path)
