@@ -21,7 +21,8 @@ def slashed(auc: dict[str, float]) -> str:
 
 
 @pytest.mark.parametrize(("method", "fit"), [
-    *((bundle, fit) for bundle in ("default", "accurate") for fit in ("ransac", "robust", "refined_ransac")),
+    *((bundle, fit) for bundle in ("default", "accurate")
+      for fit in ("ransac", "robust", "refined_ransac", "refined_robust")),
     ("sift", "ransac"), ("sift", "robust"), ("orb", "ransac")])
 def test_accuracy(method: str, fit: str) -> None:
     clean, hard = (next(row for row in figures("evaluate")["results"]
@@ -85,6 +86,17 @@ def test_slowest_frames() -> None:
     ratios = [f"{times['p99_over_median']:.2f}" for times in (frame, work, undisturbed)]
     assert (f"p99 was {ratios[0]} medians of the frame and {ratios[1]} of the fixed work, and {ratios[2]} over the "
             f"{undisturbed['frames']} frames") in DOCS["speed"]
+
+
+@pytest.mark.parametrize(("setting", "table", "label", "against"), [
+    ("`input.width: 320`, `input.height: 240`", "resolution", "320x240", "640x480"),
+    ("`model.backend: openvino`", "backend", "openvino", "onnxruntime"),
+    ("`extract.max_keypoints: 256`", "keypoints", "256", "512"), ("`extract.max_keypoints: 1024`", "keypoints", "1024", "512"),
+    ("`input.width: 1280`, `input.height: 720`", "resolution", "1280x720", "640x480"),
+    ("`model.threads: 1`", "threads", "1", "2")])
+def test_what_settings_cost(setting: str, table: str, label: str, against: str) -> None:
+    ratios = {row["label"]: row["ratio"] for row in figures("scaling")["tables"][table]}
+    assert f"| {setting} | {ratios[label] / ratios[against]:.2f} |" in DOCS["ros"]
 
 
 def test_every_file_of_figures_is_named_by_a_page() -> None:
