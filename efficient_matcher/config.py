@@ -123,7 +123,8 @@ class TrackConfig:
     """Which earlier frame each new frame is matched with."""
 
     mode: str = _setting("sequential", "sequential: the previous frame; keyframe: the last keyframe; reference: "
-                         "the frame set by the service", choices=("sequential", "keyframe", "reference"))
+                         "the first frame, or the one set by the service",
+                         choices=("sequential", "keyframe", "reference"))
     keyframe_min_inliers: int = _setting(60, "keyframe mode: fewer inliers make the new frame the keyframe",
                                          minimum=4, maximum=8192)
     keyframe_min_share: float = _setting(0.25, "keyframe mode: a smaller share of the keyframe's keypoints still "

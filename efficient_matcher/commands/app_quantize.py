@@ -141,7 +141,7 @@ def compression(
     set_: SetOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Size, accuracy and speed of dense and compressed pairs beside each other, as in the paper's tables 1 and 2."""
+    """Size, accuracy and speed of dense and compressed pairs beside each other."""
     from efficient_matcher.commands import report as command
     command.run(command.ReportOptions(rows, pairs, out, images, limit, make, rounds, settings_of(config, set_, None,
                                                                                                threads),
