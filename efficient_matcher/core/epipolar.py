@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.core.least_squares import DEGREES_OF_FREEDOM, MOST_UNEVEN, SMALLEST_NOISE_PX
+from efficient_matcher.core.least_squares import DEGREES_OF_FREEDOM, LEAST_NOISE_PX, MOST_UNEVEN, SMALLEST_NOISE_PX
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -147,11 +147,13 @@ def msac_cost(view: View, pose: Pose) -> tuple[float, Bools]:
 
 
 def _behind(view: View, fit: _Epipolar) -> tuple[Bools, Bools]:
-    """Which points [K] lie behind a camera by more parallax than noise makes; and which do if t is the other way."""
+    """Which points [K] lie behind a camera by more parallax than noise makes, or were turned away from it; and which do if
+    t is the other way."""
     normal = _cross(fit.turned, view.rays1)
     depth0, depth1 = np.einsum("dk,dk->k", fit.across, normal), -np.einsum("dk,dk->k", fit.lines1, normal)
     telling = np.einsum("dk,dk->k", normal, normal) * view.focal_px**2 > TELLING_PX**2
-    return telling & ((depth0 < 0) | (depth1 < 0)), telling & ((depth0 > 0) | (depth1 > 0))
+    away = np.einsum("dk,dk->k", fit.turned, view.rays1) < 0  # else the other end of a ray would do as well
+    return away | telling & ((depth0 < 0) | (depth1 < 0)), away | telling & ((depth0 > 0) | (depth1 > 0))
 
 
 def parallax_px(view: View, R: Array, inliers: Bools) -> float:
@@ -174,7 +176,7 @@ def covariance(view: View, pose: Pose) -> Array:
     psi_squared = weights**2 * fit.distance**2
     count = np.count_nonzero(near)
     slope = (weights.sum() - 2 * psi_squared.sum() / noise / (DEGREES_OF_FREEDOM + 1)) / count
-    variance = psi_squared.sum() / slope**2 / (count - 5)
+    variance = max(psi_squared.sum() / slope**2 / (count - 5), LEAST_NOISE_PX**2)
     slopes, tangents = _slopes(view, fit, pose)
     to_six = np.zeros((6, 5))
     to_six[:3, :3], to_six[3:, 3:] = np.eye(3), tangents

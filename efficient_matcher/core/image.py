@@ -122,20 +122,21 @@ def to_frame(image: NDArray[np.uint8], config: InputConfig, stamp_ns: int = 0, f
     """Make a frame of an image [H,W] grey or [H,W,3] blue-green-red, uint8.
 
     Resized to config.width x config.height (0: as the image), each rounded to a multiple of 8 as
-    the networks need. The frame keeps the scale back to the pixels of `image`, and owns or shares
-    its memory.
+    the networks need. The frame keeps the scale back to the pixels of `image`, and has memory of its own: a
+    camera's buffer may be used again.
 
     Raises ImageError naming what is wrong with the image's shape or type.
     """
     grey = _grey(image)
     height, width = grey.shape
     size = network_side(config.width or width), network_side(config.height or height)
-    if size != (width, height):
-        shrinks = size[0] <= width and size[1] <= height
-        # Averaging keeps a shrunk image free of aliasing, which would look like texture to the detector.
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    scale = width / size[0], height / size[1]
-    return Frame(np.ascontiguousarray(grey), int(stamp_ns), frame_id, scale)
+    shrunk = min(size[0], width), min(size[1], height)
+    if shrunk != (width, height):  # averaged: aliasing would look like texture to the detector
+        grey = cv2.resize(grey, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != size:
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR)
+    own = grey.copy() if np.may_share_memory(grey, image) else np.ascontiguousarray(grey)
+    return Frame(own, int(stamp_ns), frame_id, (width / size[0], height / size[1]))
 
 
 def _layout(encoding: str) -> _Layout:

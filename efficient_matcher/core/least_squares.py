@@ -27,6 +27,7 @@ MOST_UNEVEN = 10.0  # times the median of the variance: what a point may be take
 POLISH_STEPS = 10  # three are usual; where half of the points are off by more than a pixel, five were too few
 CONVERGED = 4e-5  # step in normalised coordinates; what is left is a third of it, a few thousandths of a pixel
 SMALLEST_NOISE_PX = 0.1  # taken for the noise of points that fit better, so that exact input has no special case
+LEAST_NOISE_PX = 0.01  # of a point, in covariances: the same picture twice is no infinitely good measurement
 LARGEST_UNCERTAINTY = 0.1  # of any parameter, in spreads of the points
 LEAST_SIGNAL_TO_NOISE = 2.0  # per point, in the direction of parameters where it is weakest
 
@@ -194,7 +195,7 @@ def covariance_at(points0: Array, problem: Problem, G: Array, fit: Linearized) -
         return np.full((len(slopes), len(slopes)), np.nan)
     psi_squared = weights**2 * standard
     slope = (weights.sum() - psi_squared.sum() / noise / (DEGREES_OF_FREEDOM + 2)) / count
-    variance = psi_squared.sum() / 2 / slope**2 / (count - MINIMUM_POINTS)
+    variance = max(psi_squared.sum() / 2 / slope**2 / (count - MINIMUM_POINTS), (LEAST_NOISE_PX * problem.scale1) ** 2)
     normal, _ = whitened.normal_equations(near)
     return slopes @ np.linalg.solve(normal, slopes.T) * variance / problem.scale1**2
 

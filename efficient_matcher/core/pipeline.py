@@ -26,7 +26,7 @@ from efficient_matcher.records import Features, Frame, Homography, Matches, Mode
 
 __all__ = ["Image", "Matcher", "Tracker"]
 
-Image = NDArray[np.uint8]  # [H,W] grey or [H,W,3]
+Image = NDArray[np.uint8]  # [H,W] grey or [H,W,3] blue-green-red
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ class Matcher:
         self._stages = self._staged(config or Config())
 
     @classmethod
-    def from_bundle(cls, name: str | Path = "default", config: Config | None = None) -> Matcher:
+    def from_bundle(cls, name: str | Path | None = None, config: Config | None = None) -> Matcher:
         """Load the bundle that ships under `name`, or the one at that path; `config.model.bundle` is set to it.
 
-        Raises BundleError naming file and field when the bundle is not whole.
+        None: the one that `config` names, which is `default` unless it says otherwise. Raises BundleError naming file and field when the bundle is not whole.
         """
-        config = (config or Config()).with_values({"model.bundle": str(name)})
-        bundle = load_bundle(name)
+        config = config or Config()
+        config = config if name is None else config.with_values({"model.bundle": str(name)})
+        bundle = load_bundle(config.model.bundle)
         threads, backend = config.model.threads, config.model.backend
         width, height = bundle.card.input_size
         size = network_side(config.input.height or height), network_side(config.input.width or width)
@@ -86,7 +87,7 @@ class Matcher:
         self._stages = self._staged(config)
 
     def to_frame(self, image: Frame | Image) -> Frame:
-        """An image [H,W] or [H,W,3] uint8 as the networks see it; a Frame is returned as it is. Raises ImageError."""
+        """An image [H,W] grey or [H,W,3] blue-green-red uint8 as the networks see it; a Frame is returned as it is. Raises ImageError."""
         return image if isinstance(image, Frame) else to_frame(image, self.config.input)
 
     def extract(self, image: Frame | Image) -> Features:

@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 FIRST_STEPS, LAST_STEPS = 4, 12  # of least squares, from every start, and from the best one and its rival
 RIVAL = 2.0  # times the best one's cost, up to which another start is followed to its end
 OTHER_DEG = 5.0  # poses farther apart than this are two
+LEAST_BREADTH_PX = 3.0  # standard deviation of the inliers across the line along which they lie
 
 
 def fit_relative_pose(points0: NDArray[np.floating], points1: NDArray[np.floating], K0: Array, K1: Array,
@@ -48,6 +49,8 @@ def fit_relative_pose(points0: NDArray[np.floating], points1: NDArray[np.floatin
     near = _ranked(view, [polish(view, start, FIRST_STEPS) for start in starts])
     found = _ranked(view, [polish(view, pose, LAST_STEPS) for cost, _, pose in near[:2] if cost <= RIVAL * near[0][0]])
     if not found or np.count_nonzero(found[0][1]) < max(config.min_inliers, MINIMUM_POINTS):
+        return no_pose(len(inliers))
+    if any(_is_a_line(points[usable][found[0][1]]) for points in (points0, points1)):
         return no_pose(len(inliers))
     cost, inliers[usable], (R, t) = found[0]
     others = [rival for rival, _, pose in (*found[1:], *near[1:]) if max(pose_difference_deg(pose, (R, t))) > OTHER_DEG]
@@ -81,6 +84,11 @@ def pose_difference_deg(pose: Pose, other: Pose) -> tuple[float, float]:
     """Angles, degrees, of the rotation and of the translation's direction between two poses R [3,3], t [3]."""
     (R, t), (R_other, t_other) = pose, other
     return rotation_angle_deg(R.T @ R_other), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(t, t_other)), t @ t_other)))
+
+
+def _is_a_line(points: Array) -> bool:
+    """Whether points [K,2] px lie so near a line that many a wrong pose explains them as well."""
+    return float(np.linalg.eigvalsh(np.cov(points.T))[0]) < LEAST_BREADTH_PX**2
 
 
 def _ranked(view: View, poses: list[Pose]) -> list[tuple[float, NDArray[np.bool_], Pose]]:

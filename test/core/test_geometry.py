@@ -66,7 +66,7 @@ def test_exact_points_give_the_exact_homography() -> None:
     homography = fit_homography(points0, warp_points(points0, TILTED), SIZE, CONFIG)
     np.testing.assert_allclose(homography.matrix, TILTED, atol=1e-6, rtol=1e-6)
     assert homography.matrix[2, 2] == 1.0 and homography.inliers.all() and homography.rmse < 1e-6
-    assert np.abs(homography.corner_covariance).max() < 1e-6
+    assert 1e-6 < np.abs(homography.corner_covariance).max() < 1e-3  # 0.01 px at least: nothing is measured for certain
 
 
 def test_float32_points_as_features_have_them() -> None:

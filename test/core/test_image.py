@@ -233,6 +233,20 @@ def test_scale_leads_back_to_input_pixels(config: tuple[int, int]) -> None:
     np.testing.assert_allclose((centre + 0.5) * frame.scale - 0.5, [70.3, 41.6], atol=0.05)
 
 
+def test_a_side_that_shrinks_is_averaged_though_the_other_grows() -> None:
+    stripes = np.zeros((40, 600), np.uint8)
+    stripes[:, ::2] = 200
+    assert np.abs(to_frame(stripes, InputConfig(200, 80)).image.astype(int) - 100).max() <= 34  # 67 or 133, never 0 or 200
+    assert to_frame(stripes.T.copy(), InputConfig(80, 200)).image.std() < 40
+
+
+def test_a_frame_outlives_its_buffer() -> None:
+    buffer = np.full((48, 64), 7, np.uint8)
+    frame = to_frame(buffer, InputConfig(0, 0))
+    buffer[:] = 99
+    assert (frame.image == 7).all()
+
+
 def test_frame_of_colour_and_of_a_strided_view() -> None:
     colour = np.full((16, 16, 3), (BLUE, GREEN, RED), np.uint8)
     assert (to_frame(colour, InputConfig(0, 0)).image == GREY).all()

@@ -233,6 +233,12 @@ def test_a_frame_of_the_caller_passes_through(matcher: Matcher, textured_image: 
     assert isinstance(result.frame1, Frame) and result.frame1.stamp_ns == 20
 
 
+def test_a_config_may_name_the_bundle(tiny_bundle: Path) -> None:
+    config = Config().with_values({"model.bundle": str(tiny_bundle)})
+    assert Matcher.from_bundle(config=config).config.model.bundle == str(tiny_bundle)
+    assert Matcher.from_bundle(tiny_bundle).config.model.bundle == str(tiny_bundle)
+
+
 @pytest.mark.parametrize("name, coarse", [("default", True), ("accurate", False)])
 def test_runtimes_are_told_how_networks_will_run(monkeypatch: pytest.MonkeyPatch, name: str, coarse: bool) -> None:
     opened = []

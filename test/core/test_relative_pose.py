@@ -134,6 +134,24 @@ def test_intrinsics_that_are_none_are_named(camera: np.ndarray) -> None:
         fit_relative_pose(*scene(), K, camera)
 
 
+@pytest.mark.parametrize("breadth_px", [0.3, 1.5])
+def test_points_along_a_line_have_no_pose(breadth_px: float) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        x, depth = rng.uniform(60, 580, 60), rng.uniform(3, 7, 60)
+        y = 200 + 0.2 * x + rng.normal(0, breadth_px, 60)
+        space = np.column_stack([x, y, np.ones(60)]) @ np.linalg.inv(K).T * depth[:, None]
+        moved = space @ TURN.T + WAY
+        points1 = (moved @ K.T)[:, :2] / moved[:, 2:] + rng.normal(0, 0.3, (60, 2))
+        found = fit_relative_pose(np.column_stack([x, y]), points1, K, K)
+        assert not found.valid or error_deg(found) < 5
+
+
+def test_exact_points_are_no_infinitely_good_measurement() -> None:
+    deviation = np.sqrt(np.diag(fit_relative_pose(*scene(), K, K).covariance)[:3])
+    assert (deviation > 1e-7).all() and (deviation < 1e-4).all()
+
+
 def test_random_points_have_no_pose() -> None:
     rng = np.random.default_rng(0)
     assert not fit_relative_pose(rng.uniform(0, 480, (30, 2)), rng.uniform(0, 480, (30, 2)), K, K).valid
