@@ -48,6 +48,20 @@ def check_writable(path: Path | str) -> None:
         raise MatcherError(f"{path}: cannot be written: no permission in {there}")
 
 
+def check_apart(results: Iterable[Path | None], sources: Iterable[Path | None]) -> None:
+    """Raise MatcherError when a result would take the place of a file the work begins with, or of another result."""
+    begun = [path.resolve() for path in sources if path is not None]
+    seen: set[Path] = set()
+    for path in results:
+        if path is None:
+            continue
+        if any(path.resolve().is_relative_to(source) for source in begun):
+            raise MatcherError(f"{path}: is what the work begins with; choose another place for its results")
+        if path.resolve() in seen:
+            raise MatcherError(f"{path}: is asked for as two results; choose another place for one")
+        seen.add(path.resolve())
+
+
 def write_text_atomic(path: Path | str, text: str) -> None:
     """As `write_bytes_atomic`, for UTF-8 text."""
     write_bytes_atomic(path, text.encode())

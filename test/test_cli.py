@@ -71,6 +71,23 @@ def test_expected_failures_are_one_line_and_exit_1(
     assert call(*arguments) == (1, "", message)
 
 
+def test_a_bag_of_images_is_whole_or_not_there(call: Callable, tmp_path: Path, make_textured: Callable) -> None:
+    pytest.importorskip("rosbags")
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), make_textured(48, 64))
+    (tmp_path / "in" / "c.png").write_text("no image")
+    status, _, errors = call("make-bag", tmp_path / "in", tmp_path / "bag")
+    assert status == 1 and "c.png" in errors and not (tmp_path / "bag").exists()
+
+
+def test_output_that_is_full_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "efficient_matcher.cli", "dump-config"], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: output: No space left")
+
+
 def test_interrupt_is_one_line_and_exit_130(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

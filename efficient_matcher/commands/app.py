@@ -41,9 +41,7 @@ def _one_line_failures() -> Iterator[None]:
     except BrokenPipeError:
         raise  # whoever read the output went away; typer keeps quiet about it
     except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from efficient_matcher.config import Config, dump_config
@@ -13,6 +12,6 @@ def run(config: Config, out: Path | None = None) -> None:
     """Write the settings to `out`, or to standard output. Raises MatcherError when the file cannot be written."""
     text = dump_config(config)
     if out is None:
-        sys.stdout.write(text)
+        print(text, end="", flush=True)
     else:
         write_text_atomic(out, text)

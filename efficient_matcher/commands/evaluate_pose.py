@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import cv2
 
 import efficient_matcher
 from efficient_matcher.commands.common import print_table
-from efficient_matcher.commands.make_scenes import DEPTH, read_textures
+from efficient_matcher.commands.make_scenes import DEPTH, LIST, read_textures
 from efficient_matcher.config import Config
 from efficient_matcher.errors import ConfigError, SourceError
 from efficient_matcher.evaluate.candidates import BUNDLE, Candidates, check_choice, open_candidates
 from efficient_matcher.evaluate.pose import (SIZE, THRESHOLDS_DEG, PoseOutcome, PosePair, run_pose, summarize_poses)
 from efficient_matcher.evaluate.pose_pairs import BagPairs, known_levels, listed_pairs, scene_pairs
-from efficient_matcher.files import write_json
+from efficient_matcher.files import check_apart, write_json
 from efficient_matcher.scenes.views import LEVELS
 from efficient_matcher.sources.bags import ImageBag
 from efficient_matcher.sources.image_sets import BAG_SUFFIXES
@@ -34,7 +35,7 @@ class EvaluatePoseOptions:
     """source: a list of pairs or a bag, None where `scenes`, a folder of textures, is given.
 
     images: of a list, by default `images` beside it. level, pairs, seed: of scenes; pairs per level. topic,
-    pose_topic, gap: of a bag. limit: only the first so many pairs of a list or bag.
+    pose_topic, gap: of a bag. limit: only the first so many pairs.
     """
 
     source: Path | None = None
@@ -58,6 +59,7 @@ def run(options: EvaluatePoseOptions) -> list[dict[str, Any]]:
     if (options.source is None) == (options.scenes is None):
         raise ConfigError("give either a list or bag of pairs, or --scenes and a folder of images")
     check_choice("level", [options.level], (*LEVELS, "all"))
+    check_apart([options.json], [options.source])
     with ExitStack() as stack:
         skipped: Counter[str] = Counter()
         pairs, total = _pairs(options, stack, skipped)
@@ -82,11 +84,16 @@ def _pairs(options: EvaluatePoseOptions, stack: ExitStack,
     if options.scenes is not None:
         levels = known_levels(options.level)
         textures = read_textures(options.scenes)
-        return scene_pairs(textures, levels, options.pairs, options.seed), options.pairs * len(levels)
+        count = min(options.pairs * len(levels), options.limit or sys.maxsize)
+        return islice(scene_pairs(textures, levels, options.pairs, options.seed), count), count
     assert options.source is not None
+    if (options.source / LIST).is_file():  # the folder that make-scenes wrote
+        options = replace(options, source=options.source / LIST)
     if _is_bag(options.source):
         bag = stack.enter_context(ImageBag(options.source, options.topic))
         return islice(iter(BagPairs(bag, options.gap, options.pose_topic, skipped)), options.limit), options.limit
+    if options.topic or options.pose_topic:
+        raise ConfigError("--topic and --pose-topic belong to a bag, and this is none")
     images = options.images or options.source.parent / "images"
     listed = read_pose_list(options.source, images)[:options.limit]
     return listed_pairs(listed, images, options.source.parent / DEPTH), len(listed)

@@ -9,9 +9,9 @@ from typing import Any
 
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.runs import (
-    RunOptions, check_apart, compute_of, launch_run, loop_of, reporter, run_notes, scene_pairs, training_images)
+    RunOptions, compute_of, launch_run, loop_of, reporter, run_notes, scene_pairs, training_images)
 from efficient_matcher.errors import MatcherError, RecipeError
-from efficient_matcher.files import write_json
+from efficient_matcher.files import check_apart, write_json
 
 ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")  # of superpoint.py, which needs torch
 RESULTS = {"superpoint": ("superpoint",), "superglue": ("superglue",), "both": ("superpoint", "superglue")}

@@ -12,7 +12,7 @@ import numpy as np
 
 import efficient_matcher
 from efficient_matcher.errors import MatcherError, SourceError
-from efficient_matcher.files import check_writable, write_json
+from efficient_matcher.files import check_apart, check_writable, write_json
 from efficient_matcher.learn.homographies import benchmark_homography
 from efficient_matcher.sources.images import usable_images
 from efficient_matcher.sources.pairs import HomographyPair, write_pairs
@@ -39,6 +39,7 @@ def run(options: MakePairsOptions) -> int:
     if options.out.exists() and not options.overwrite:
         raise MatcherError(f"{options.out}: exists already; choose another --out, or --overwrite")
     check_writable(options.out)
+    check_apart([options.out, options.json], [])
     sizes, skipped = _listable(options.images)
     pairs = _draw(options.images, sizes, options.count or len(sizes), options.seed)
     write_pairs(options.out, pairs, f"efficient-matcher {efficient_matcher.__version__} make-pairs "

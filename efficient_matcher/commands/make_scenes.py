@@ -14,6 +14,7 @@ import efficient_matcher
 from efficient_matcher.files import result_folder, write_bytes_atomic, write_json
 from efficient_matcher.sources.images import read_image, usable_images
 from efficient_matcher.sources.poses import ListedPose, encode_depth, write_pose_list
+from efficient_matcher.stopping import StopSignals
 
 LIST, IMAGES, DEPTH = "pairs.txt", "images", "depth"
 
@@ -41,8 +42,13 @@ def run(options: MakeScenesOptions) -> int:
     textures = read_textures(options.images)
     folder = result_folder(options.out, (LIST, IMAGES, DEPTH), options.overwrite, options.images)
     console = Console(stderr=True)
-    listed = list(track(_written(options, textures, folder), "rendering", total=options.pairs, console=console,
-                        disable=not console.is_terminal))
+    listed = []
+    with StopSignals() as stop:
+        for pair in track(_written(options, textures, folder), "rendering", total=options.pairs, console=console,
+                          disable=not console.is_terminal):
+            listed.append(pair)
+            if stop.requested:
+                break
     write_pose_list(folder / LIST, listed, f"efficient-matcher {efficient_matcher.__version__} make-scenes --pairs "
                                            f"{options.pairs} --level {options.level} --seed {options.seed}")
     if options.json is not None:
@@ -51,6 +57,8 @@ def run(options: MakeScenesOptions) -> int:
                                   "images": options.images, "textures": len(textures)})
     print(f"{folder / LIST}: {len(listed)} pairs; "
           f"efficient-matcher evaluate pose {folder / LIST} --images {folder / IMAGES}")
+    if len(listed) < options.pairs:
+        raise KeyboardInterrupt  # what is listed is there
     return len(listed)
 
 

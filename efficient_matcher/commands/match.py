@@ -15,7 +15,7 @@ from efficient_matcher.config import Config
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.draw import draw_matches
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.files import write_bytes_atomic, write_json
+from efficient_matcher.files import check_apart, write_bytes_atomic, write_json
 from efficient_matcher.records import PairResult, RelativePose
 from efficient_matcher.ros.messages import model_hash
 from efficient_matcher.sources.images import read_image
@@ -42,6 +42,9 @@ def run(options: MatchOptions) -> PairResult:
     """Match, print the table, write what was asked for. Raises MatcherError."""
     if options.out is not None and options.out.suffix.lower() not in PICTURE_SUFFIXES:
         raise MatcherError(f"{options.out}: must end in one of {' '.join(PICTURE_SUFFIXES)}")
+    check_apart([options.out, options.json], [options.image0, options.image1])
+    if options.focal_px is not None and not np.isfinite(options.focal_px):
+        raise MatcherError(f"--focal {options.focal_px:g}: must be a length in pixels")
     images = read_image(options.image0), read_image(options.image1)
     matcher = Matcher.from_bundle(options.config.model.bundle, options.config)
     result = matcher.match(*images)

@@ -48,6 +48,8 @@ def run(options: PruneOptions) -> dict[str, Any]:
     given = [name for name in NAMES if getattr(options, name) is not None]
     if not given:
         raise MatcherError("nothing to prune: give --superpoint, --superglue or both")
+    if options.recipe is None:
+        _check_options(options, options.method or "magnitude")
     before = {name: _loaded(options, name) for name in given}
     recipe = _recipe(options, before)
     _check_options(options, recipe.method)

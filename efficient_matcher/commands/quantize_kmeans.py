@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
-from efficient_matcher.commands.runs import check_apart
 from efficient_matcher.errors import ConfigError, MatcherError
-from efficient_matcher.files import write_json
+from efficient_matcher.files import check_apart, write_json
 
 BITS = range(2, 9)
 

@@ -18,7 +18,7 @@ from efficient_matcher.commands.summary import COLUMNS, Summary, distributions, 
 from efficient_matcher.config import Config
 from efficient_matcher.core.pipeline import Matcher, Tracker
 from efficient_matcher.errors import MatcherError, SourceError
-from efficient_matcher.files import result_folder, write_json
+from efficient_matcher.files import check_apart, result_folder, write_json
 from efficient_matcher.records import Features, PairResult, RelativePose
 from efficient_matcher.ros import messages
 from efficient_matcher.ros.camera import CameraModel, pose_by_rays
@@ -69,11 +69,15 @@ def run(options: ReplayOptions) -> bool:
 def replay(options: ReplayOptions, stop: StopSignals | None = None) -> dict[str, Any]:
     """Replay a bag; returns the summary that is also written to `summary.json`. Raises MatcherError."""
     stop = stop or StopSignals()
+    check_apart([options.json], [options.bag])
     with ImageBag(options.bag, options.topic) as bag:
+        camera = _Camera(bag, options.config.node.undistort)
+        if options.poses and camera.problem:
+            raise SourceError(f"--poses: {camera.problem}")
         matcher = Matcher.from_bundle(options.config.model.bundle, options.config)
         results = BAG_NAME, SUMMARY_NAME, VIDEO_NAME, STRIP_NAME
         folder = result_folder(options.folder, results, options.overwrite, options.bag)
-        run = _Run(options, bag, matcher, folder)
+        run = _Run(options, bag, matcher, folder, camera)
         try:
             run.process(stop)
             if not run.summary.processed and not stop.requested:
@@ -87,11 +91,11 @@ def replay(options: ReplayOptions, stop: StopSignals | None = None) -> dict[str,
 class _Run:
     """One replay under way."""
 
-    def __init__(self, options: ReplayOptions, bag: ImageBag, matcher: Matcher, folder: Path) -> None:
+    def __init__(self, options: ReplayOptions, bag: ImageBag, matcher: Matcher, folder: Path, camera: _Camera) -> None:
         self._options, self._bag, self._folder, self._matcher = options, bag, folder, matcher
         self.summary = Summary()
         self._picture: Path | None = None
-        self._camera = _Camera(bag, options.config.node.undistort)
+        self._camera = camera
 
     def process(self, stop: StopSignals) -> None:
         """All frames; the output bag is closed whole however this ends."""

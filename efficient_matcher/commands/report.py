@@ -84,6 +84,8 @@ def read_rows(name: Path | str, values: Sequence[str] = (), folder: Path | None 
     from efficient_matcher.evaluate.compression import Rows, filled
     from efficient_matcher.learn.recipe import find_recipe, read_recipe
     path = find_recipe(name)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--folder {folder}: no such folder")
     folder = folder or path.parent
     for text in values:
         if "=" not in text:

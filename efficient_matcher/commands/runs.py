@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,6 @@ def launch_run(options: RunOptions, process: Callable[..., None], *arguments: An
     cores = len(os.sched_getaffinity(0))
     processes = started_together() or options.processes or default_processes(options.device, cores)
     return launch(process, processes, options, *arguments, processes)
-
-
-def check_apart(targets: Iterable[Path], inputs: Iterable[Path | None]) -> None:
-    """Raise MatcherError when a result would take the place of a file that the work begins with."""
-    given = {path.resolve() for path in inputs if path is not None}
-    for target in targets:
-        if target.resolve() in given:
-            raise MatcherError(f"{target}: is what the work begins with; choose another folder for its results")
 
 
 def compute_of(options: RunOptions) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.runs import (
-    RunOptions, check_apart, compute_of, launch_run, loop_of, plain_notes, reporter, run_notes, scene_pairs, training_images)
+    RunOptions, compute_of, launch_run, loop_of, plain_notes, reporter, run_notes, scene_pairs, training_images)
 from efficient_matcher.errors import MatcherError
-from efficient_matcher.files import write_json
+from efficient_matcher.files import check_apart, write_json
 
 LICENCE = "Apache-2.0"
 NOT_SHOWN = ("recipe", "begun_with")

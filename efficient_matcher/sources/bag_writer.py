@@ -86,6 +86,18 @@ class BagWriter:
             raise MatcherError(f"{self.path}: cannot be written: {error}{consequence}") from None
 
 
+@contextmanager
+def _whole_or_none(path: Path) -> Iterator[None]:
+    """A bag of images that ends before its time would look like a whole one."""
+    there = path.exists()
+    try:
+        yield
+    except BaseException:
+        if not there:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
 def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uint8]]], *,
                     topic: str = "/camera/image_raw", frame_id: str = "camera", storage: Storage = "mcap",
                     compressed: bool = False) -> int:
@@ -99,7 +111,7 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uin
     if first is None:
         raise SourceError(f"{path}: there was no image to write")
     count = 0
-    with BagWriter(path, storage) as bag:
+    with _whole_or_none(Path(path)), BagWriter(path, storage) as bag:
         name = f"{topic}/compressed" if compressed else topic
         bag.add_topic(name, "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image")
         for stamp, image in chain([first], rest):

@@ -149,6 +149,11 @@ def test_black_image_is_a_failure_not_an_error(pairs: Path, config: Config, tmp_
     assert json.loads((tmp_path / "report.json").read_text())["pairs"][0]["corner_errors"]["ransac"] is None
 
 
+def test_the_list_itself_is_not_replaced(pairs: Path) -> None:
+    with pytest.raises(MatcherError, match="is what the work begins with"):
+        run(pairs, methods=["orb"], variant="clean", limit=1, json=pairs)
+
+
 def test_report_that_cannot_be_written(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(MatcherError, match="images"):
         run(pairs, methods=["orb"], variant="clean", limit=1, json=tmp_path / "images")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -53,6 +54,21 @@ def test_the_bundle_is_evaluated_too(made: Path, tiny_bundle: Path) -> None:
     assert figures["pairs"] == 1 and figures["matches"] > 0
 
 
+def test_a_limit_holds_for_scenes_and_the_folder_that_was_made_is_known(made: Path, textures: Path) -> None:
+    (rendered,) = run(EvaluatePoseOptions(scenes=textures, level="easy", pairs=2, seed=3, limit=1, methods=("orb",)))
+    (listed,) = run(EvaluatePoseOptions(made, limit=1, methods=("orb",)))
+    assert rendered["pairs"] == listed["pairs"] == 1
+
+
+def test_scenes_that_were_stopped_are_listed(textures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from efficient_matcher.commands import make_scenes as command
+    monkeypatch.setattr(command.StopSignals, "__enter__", lambda stop: SimpleNamespace(requested=True))
+    with pytest.raises(KeyboardInterrupt):
+        make_scenes(MakeScenesOptions(textures, tmp_path / "out", 3, "easy", 3))
+    (figures,) = run(EvaluatePoseOptions(tmp_path / "out", methods=("orb",)))
+    assert figures["pairs"] == 1
+
+
 def test_made_files_are_not_overwritten_unasked(made: Path, textures: Path) -> None:
     with pytest.raises(MatcherError, match="exists already"):
         make_scenes(MakeScenesOptions(textures, made, 1))
@@ -67,5 +83,11 @@ def test_bad_input_is_one_line(textures: Path, made: Path, tmp_path: Path) -> No
         run(EvaluatePoseOptions(tmp_path / "nothing.txt"))
     with pytest.raises(SourceError, match="line 2: .*does not exist"):
         run(EvaluatePoseOptions(made / "pairs.txt", images=tmp_path, methods=("orb",)))
+    with pytest.raises(ConfigError, match="--topic and --pose-topic belong to a bag"):
+        run(EvaluatePoseOptions(made / "pairs.txt", topic="/camera", methods=("orb",)))
+    before = (made / "pairs.txt").read_bytes()
+    with pytest.raises(MatcherError, match="pairs.txt: is what the work begins with"):
+        run(EvaluatePoseOptions(made / "pairs.txt", methods=("orb",), json=made / "pairs.txt"))
+    assert (made / "pairs.txt").read_bytes() == before
     with pytest.raises(SourceError, match="is not a folder"):
         make_scenes(MakeScenesOptions(tmp_path / "nowhere", tmp_path / "out", 1))

@@ -70,6 +70,18 @@ def test_images_without_anything_in_common_are_a_result(
     assert "none found" in capsys.readouterr().out
 
 
+def test_the_images_themselves_are_not_replaced(files: tuple[Path, Path], config: Config, tmp_path: Path) -> None:
+    before = files[1].read_bytes()
+    for options in (MatchOptions(*files, out=files[1], config=config), MatchOptions(*files, json=files[1], config=config)):
+        with pytest.raises(MatcherError, match="b.png: is what the work begins with"):
+            run(options)
+    with pytest.raises(MatcherError, match="m.png: is asked for as two results"):
+        run(MatchOptions(*files, out=tmp_path / "m.png", json=tmp_path / "m.png", config=config))
+    with pytest.raises(MatcherError, match="--focal inf: must be a length"):
+        run(MatchOptions(*files, focal_px=float("inf"), config=config))
+    assert files[1].read_bytes() == before
+
+
 def test_missing_image_and_unknown_picture_format_are_named(
         tmp_path: Path, files: tuple[Path, Path], config: Config) -> None:
     with pytest.raises(SourceError, match="c.png: cannot be read"):

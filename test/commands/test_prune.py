@@ -66,6 +66,7 @@ def test_channels_by_recipe_and_option(weights: list[str], tmp_path: Path) -> No
     (["--method", "channel", "--criterion", "taylor", "--ratio", "0.5"], "needs training images"),
     (["--recipe", "nonesuch"], "neither a recipe file nor one that ships (finetune-both"),
     ([], "nothing to prune: give a recipe"),
+    (["--size", "1a=8"], "--size belongs to --method channel, this is magnitude"),
     (["--ratio", "0.1", "--size", "1a=8"], "--size belongs to --method channel, this is magnitude"),
     (["--ratio", "0.1", "--target-macs", "1e9"], "--target-macs belongs to --method channel"),
     (["--method", "channel", "--ratio", "0.1", "--scope", "global"], "--scope belongs to --method magnitude"),

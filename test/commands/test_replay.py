@@ -169,9 +169,9 @@ def test_poses_are_written_for_who_asks(tmp_path: Path, write_bag: Callable[...,
     options = ReplayOptions(write_bag(tmp_path / "run", images), out=tmp_path / "out", config=config, video=False)
     replay(options)
     assert not results(tmp_path / "out")[POSE_TOPIC]
-    replay(replace(options, poses=True, overwrite=True))
-    rows = [unpack_pose(message)[0] for _, message in results(tmp_path / "out")[POSE_TOPIC]]
-    assert [row["valid"] for row in rows] == [0] * 5 and min(row["n_matches"] for row in rows) > 8  # no camera_info
+    with pytest.raises(SourceError, match="--poses: the bag has no camera_info beside the images"):
+        replay(replace(options, poses=True, overwrite=True))
+    assert (tmp_path / "out" / "bag").exists()  # the earlier results are still there
     roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
     info = SimpleNamespace(width=160, height=120, distortion_model="plumb_bob", d=[0.0] * 5, p=[0.0] * 12, roi=roi,
                            k=[150.0, 0, 80, 0, 150, 60, 0, 0, 1], binning_x=0, binning_y=0)
@@ -188,6 +188,10 @@ def test_poses_are_written_for_who_asks(tmp_path: Path, write_bag: Callable[...,
 def test_the_recording_itself_is_never_overwritten(
         tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list) -> None:
     bag = write_bag(tmp_path / "bag", images[:2])
+    recorded = next(bag.glob("*.mcap")).read_bytes()
+    with pytest.raises(MatcherError, match="is what the work begins with"):
+        replay(ReplayOptions(bag, out=tmp_path / "out", config=config, json=next(bag.glob("*.mcap"))))
+    assert next(bag.glob("*.mcap")).read_bytes() == recorded and not (tmp_path / "out").exists()
     with pytest.raises(MatcherError, match="bag: is what the results are made from"):
         replay(ReplayOptions(bag, out=tmp_path, config=config, overwrite=True))
     assert (bag / "metadata.yaml").exists()

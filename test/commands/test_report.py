@@ -122,6 +122,9 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
         "- {title: b, bundle: b, make: ['train {photos}']}\n")
     given = read_rows(folder / "rows.yaml", ["steps=2"])
     assert given.rows[0].make == ("train 'my photos'", "go 2") and given.rows[1].bundle == str(folder / "b")
+    with pytest.raises(ConfigError, match="--folder .*x: no such folder"):
+        read_rows(folder / "rows.yaml", folder=folder / "x")
+    (folder / "x").mkdir()
     assert read_rows(folder / "rows.yaml", folder=folder / "x").rows[1].bundle == str(folder / "x" / "b")
     ran = []
     monkeypatch.setattr(command.subprocess, "run", lambda words, **_: ran.append(words[3:])
