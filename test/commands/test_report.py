@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 
 from efficient_matcher.commands import report as command  # noqa: E402
 from efficient_matcher.commands.report import ReportOptions, make_rows, read_rows, run  # noqa: E402
-from efficient_matcher.errors import MatcherError  # noqa: E402
+from efficient_matcher.errors import ConfigError, MatcherError  # noqa: E402
 from efficient_matcher.evaluate.compression_page import tables  # noqa: E402
 from efficient_matcher.learn.graph_counts import count  # noqa: E402
 from efficient_matcher.learn.pack import pack_bundle  # noqa: E402
