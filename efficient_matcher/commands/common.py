@@ -44,7 +44,10 @@ def distribution(values: Sequence[float], percentiles: Sequence[int] = (10, 50, 
 
 
 def print_table(title: str, rows: Iterable[Sequence[str]] | Mapping[str, str], columns: Sequence[str] = ()) -> None:
-    """A table on standard output: names left, numbers right under `columns`, or one text a row without columns."""
+    """A table on standard output: names left, numbers right under `columns`, or one text a row without columns.
+
+    Texts are folded where the terminal ends; numbers are not, as figures cut in two would be worse than long lines.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -52,9 +55,12 @@ def print_table(title: str, rows: Iterable[Sequence[str]] | Mapping[str, str], c
     table.columns[0].style, table.columns[0].no_wrap = "bold", True
     for column in table.columns[1:]:
         column.justify, column.overflow = ("right" if columns else "left"), "fold"  # nothing is cut off
+        column.no_wrap = bool(columns)
     for row in rows.items() if isinstance(rows, Mapping) else rows:
         table.add_row(*(escape(cell) for cell in row))  # brackets in file names are no markup
-    Console().print(table)
+    console = Console()
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum if columns else 0
+    Console(width=max(console.width, needed)).print(table)
 
 
 def _typed(text: str, kind: type) -> Any:

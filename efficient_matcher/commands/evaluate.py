@@ -20,6 +20,8 @@ from efficient_matcher.evaluate.homography import (ESTIMATORS, REFINED, THRESHOL
 from efficient_matcher.files import check_apart, write_json
 from efficient_matcher.sources.pairs import read_pairs
 
+COLUMNS = ("strict", "strict, own fit", "refined", "refined, own fit", "paper", "P", "R", "matches", "dropped")
+
 
 def run(
     pairs: Path, *, images: Path | None = None, config: Config = Config(), methods: Sequence[str] = (BUNDLE,),
@@ -72,21 +74,14 @@ def _with_progress(steps: Iterator[list[PairOutcome]], total: int) -> Iterator[l
 
 
 def _print(figures: list[dict[str, Any]], config: Config) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    table = Table(title=f"homography, {config.extract.max_keypoints} keypoints, AUC in % at "
-                  f"{' / '.join(f'{threshold:g}' for threshold in THRESHOLDS_PX)} px", title_justify="left")
-    for name in ("method", "variant", "strict", "strict, own fit", "refined", "refined, own fit", "paper", "P", "R",
-                 "matches", "dropped"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("method", "variant") else "right")
+    rows = []
     for row in figures:
         auc = [_areas(row["strict"], estimator) for estimator in (*ESTIMATORS, *REFINED)]
         auc.append(_areas(row["paper"], ESTIMATORS[0]))
-        table.add_row(row["method"], row["variant"], *auc, _percent(row["precision"]), _percent(row["recall"]),
-                      f"{row['matches']:.0f}", f"{row['dropped']} of {row['pairs']}")
-    console = Console()
-    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(width=max(console.width, needed)).print(table)  # figures cut short would be worse than long lines
+        rows.append((f"{row['method']} {row['variant']}", *auc, _percent(row["precision"]), _percent(row["recall"]),
+                     f"{row['matches']:.0f}", f"{row['dropped']} of {row['pairs']}"))
+    print_table(f"homography, {config.extract.max_keypoints} keypoints, AUC in % at "
+                f"{' / '.join(f'{threshold:g}' for threshold in THRESHOLDS_PX)} px", rows, COLUMNS)
 
 
 def _print_failures(figures: list[dict[str, Any]]) -> None:

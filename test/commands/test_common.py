@@ -49,6 +49,14 @@ def test_brackets_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -
     assert "run[bold].mcap" in capsys.readouterr().out
 
 
+def test_figures_are_never_cut_in_two(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table("title", [("a method", "97.5/98.8/99.4", "422,944", "0.5 of 12")], ("AUC at 5, 10, 20", "bytes", "dropped"))
+    shown = capsys.readouterr().out
+    assert all(figure in shown for figure in ("97.5/98.8/99.4", "422,944", "0.5 of 12", "AUC at 5, 10, 20"))
+
+
 def test_long_cells_are_folded_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     digest = "0123456789abcdef" * 8
