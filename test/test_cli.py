@@ -81,6 +81,15 @@ def test_a_bag_of_images_is_whole_or_not_there(call: Callable, tmp_path: Path, m
     assert status == 1 and "c.png" in errors and not (tmp_path / "bag").exists()
 
 
+def test_images_of_one_stamp_make_no_bag(call: Callable, tmp_path: Path, make_textured: Callable) -> None:
+    pytest.importorskip("rosbags")
+    (tmp_path / "in").mkdir()
+    for name in ("1.png", "001.png", "2.png"):
+        cv2.imwrite(str(tmp_path / "in" / name), make_textured(48, 64))
+    status, _, errors = call("make-bag", tmp_path / "in", tmp_path / "bag")
+    assert status == 1 and "the same stamp by their names" in errors and not (tmp_path / "bag").exists()
+
+
 def test_output_that_is_full_is_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "efficient_matcher.cli", "dump-config"], stdout=full,

@@ -28,7 +28,7 @@ def run(folder: Path, out: Path, *, topic: str, frame_id: str, storage: Storage,
 
 
 def _images(paths: list[Path]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    for path, stamp in zip(paths, stamps_of(paths)):
+    for path, stamp in zip(paths, _different(paths)):
         # In colour and by OpenCV's own reader: a bag keeps what the file holds, only matching goes grey.
         try:
             image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
@@ -37,3 +37,12 @@ def _images(paths: list[Path]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         if image is None:
             raise SourceError(f"{path}: is not an image, or cannot be read")
         yield stamp, image
+
+
+def _different(paths: list[Path]) -> list[int]:
+    """The stamps of the images. Raises SourceError where two have the same."""
+    stamps, owner = stamps_of(paths), {}
+    for path, stamp in zip(paths, stamps):
+        if (other := owner.setdefault(stamp, path)) is not path:
+            raise SourceError(f"{other} and {path.name}: the same stamp by their names; a bag is of one camera")
+    return stamps

@@ -70,7 +70,7 @@ def run(options: SweepOptions) -> dict[str, Any] | None:
     if not _measure(plan, options):
         return None
     figures = {sweep: [{"value": value, "methods": _read_cell(options.out, Cell(sweep, value))}
-                       for value in SWEEPS[sweep].values] for sweep in dict.fromkeys(options.sweeps)}
+                       for value in SWEEPS[sweep].values] for sweep in _finished(options)}
     report = {"command": "evaluate sweep", "version": efficient_matcher.__version__, **subject,
               "sweeps": {name: {"unit": SWEEPS[name].unit, "still": SWEEPS[name].still, "rows": rows}
                          for name, rows in figures.items()}}
@@ -81,6 +81,13 @@ def run(options: SweepOptions) -> dict[str, Any] | None:
     if options.plots:
         _plot(options.out, figures, f"{len(images)} images, {config.extract.max_keypoints} keypoints")
     return report
+
+
+def _finished(options: SweepOptions) -> list[str]:
+    """The changes asked for, and those the folder holds from before."""
+    whole = [sweep for sweep, change in SWEEPS.items()
+             if all(_cell_file(options.out, Cell(sweep, value)).exists() for value in change.values)]
+    return list(dict.fromkeys([*options.sweeps, *whole]))
 
 
 def _subject(plan: Plan, folder: Path, skipped: dict[str, str]) -> dict[str, Any]:

@@ -100,5 +100,7 @@ def _stamp_of_name(stem: str) -> int | None:
 
 
 def _by_number(path: Path) -> list[tuple[int, Decimal, str]]:
+    if re.fullmatch(r"\d+\.\d+", path.stem):
+        return [(0, Decimal(path.stem), "")]
     parts = re.findall(r"\d+|\D+", path.stem)
     return [(0, Decimal(part), "") if part.isdigit() else (1, Decimal(0), part) for part in parts]

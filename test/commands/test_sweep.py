@@ -44,6 +44,14 @@ def test_report_of_a_known_answer(options: SweepOptions, capsys: pytest.CaptureF
     assert "rotation sift" in capsys.readouterr().out
 
 
+def test_a_change_measured_before_stays_in_the_report(options: SweepOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    from efficient_matcher.evaluate.sweeps import SWEEPS
+    run(options)
+    monkeypatch.setitem(SWEEPS, "gamma", replace(SWEEPS["gamma"], values=(1.0,)))
+    report = run(replace(options, sweeps=("gamma",)))
+    assert list(report["sweeps"]) == ["gamma", "rotation"]
+
+
 def test_finished_cells_are_not_measured_again(options: SweepOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(options)
     (options.out / "cells" / "rotation_20.json").unlink()

@@ -13,6 +13,12 @@ from efficient_matcher.errors import SourceError
 from efficient_matcher.sources.images import list_images, read_frames, read_image, stamps_of
 
 
+def test_decimals_come_in_their_order(tmp_path: Path) -> None:
+    for name in ("1.5.png", "1.25.png", "0.75.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8), np.uint8))
+    assert [path.name for path in list_images(tmp_path)] == ["0.75.png", "1.25.png", "1.5.png"]
+
+
 @pytest.mark.parametrize(("names", "stamps"), [
     (["1311868169.163498.jpg", "1311868169.263274.jpg"], [1311868169163498000, 1311868169263274000]),
     (["1403636579763555584.png"], [1403636579763555584]),
