@@ -80,6 +80,27 @@ def test_compression(row: dict) -> None:
     assert f"| {row['title']} | {' | '.join(cells)} |" in DOCS["compression"]
 
 
+@pytest.mark.parametrize(("name", "count"), [("ablation-extractor", 3), ("ablation", 6)])
+def test_what_parts_of_the_training_add(name: str, count: int) -> None:
+    rows: dict[str, dict] = {}
+    for row in figures(name)["results"]:
+        rows.setdefault(row["method"], {})[row["variant"]] = row
+    assert len(rows) == count
+    for of in rows.values():
+        cells = [f"{slashed(of[variant]['strict']['auc']['robust'])} | {of[variant]['precision']:.1f} / "
+                 f"{of[variant]['recall']:.1f}" for variant in ("clean", "hard")]
+        assert f"| {' | '.join(cells)} |" in DOCS["training"]
+
+
+def test_what_parts_of_the_training_add_to_poses() -> None:
+    rows: dict[str, list] = {}
+    for row in figures("ablation-pose")["results"]:
+        rows.setdefault(row["method"], []).append(row)
+    for levels in rows.values():
+        precision = " / ".join(f"{row['precision']:.1f}" for row in levels)
+        assert f"| {' | '.join(slashed(row['auc']) for row in levels)} | {precision} |" in DOCS["training"]
+
+
 def test_slowest_frames() -> None:
     report = figures("bench-2000")
     frame, work, undisturbed = (report[f"{name}_ms"] for name in ("tracked_frame", "yardstick", "undisturbed"))
