@@ -88,11 +88,11 @@ class BagWriter:
 
 @contextmanager
 def _whole_or_none(path: Path) -> Iterator[None]:
-    """A bag of images that ends before its time would look like a whole one."""
+    """Without the bag where an image could not be read: what ends before its time would look like a whole one."""
     there = path.exists()
     try:
         yield
-    except BaseException:
+    except SourceError:
         if not there:
             shutil.rmtree(path, ignore_errors=True)
         raise
@@ -104,7 +104,8 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uin
     """Write (stamp_ns, image) pairs to a new bag; returns how many.
 
     image: [H,W] (mono8) or [H,W,3] (bgr8) uint8. compressed: JPEG under `<topic>/compressed`.
-    Raises MatcherError when the bag exists or there is no image.
+    Raises MatcherError when the bag exists or there is no image. What an interrupt leaves can be read; after an image
+    that cannot be read (SourceError) there is no bag.
     """
     rest = iter(images)
     first = next(rest, None)  # before the bag is made: a bag without images is of no use
