@@ -89,6 +89,8 @@ def test_no_rays_are_nan_and_no_track_is_marked(types: messages.MessageTypes) ->
     assert not message.is_dense
     assert np.isnan([rows["x"], rows["y"], rows["z"]]).all()
     assert set(rows["track_id"]) == {messages.NO_TRACK}
+    rays = np.float32([[0.1, 0.2, 1], [np.nan] * 3, [0.5, 0.6, 1]])
+    assert not messages.matches_message(types, messages.make_header(types, 0, ""), result(), rays).is_dense
 
 
 def test_no_matches_are_an_empty_cloud(types: messages.MessageTypes) -> None:
