@@ -257,7 +257,7 @@ def _below_ros_heading(tree: dict[str, Any]) -> dict[str, Any]:
     if not tree or any(not isinstance(part, dict) or set(part) != {"ros__parameters"} for part in tree.values()):
         return tree
     parameters = [part["ros__parameters"] or {} for part in tree.values()]
-    return {name: entries for part in parameters for name, entries in part.items() if name not in ROS_PARAMETERS}
+    return {name: entries for part in parameters for name, entries in part.items() if name.split(".")[0] not in ROS_PARAMETERS}
 
 
 def _find(name: str) -> Setting:

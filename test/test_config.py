@@ -102,7 +102,8 @@ def test_a_bad_file_is_named_with_its_key(tmp_path: Path, text: str, error: str)
 
 def test_parameter_files_of_ros_are_read_as_well(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("/**:\n  ros__parameters:\n    use_sim_time: true\n    extract: {max_keypoints: 300}\n")
+    path.write_text("/**:\n  ros__parameters:\n    use_sim_time: true\n"
+                    "    qos_overrides./image.subscription.reliability: reliable\n    extract: {max_keypoints: 300}\n")
     assert load_config(path) == load_config(None, {"extract.max_keypoints": 300})
     for shipped in ("default", "keyframe", "stereo"):
         load_config(Path(__file__).parents[1] / "config" / f"{shipped}.yaml")

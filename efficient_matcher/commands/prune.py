@@ -48,11 +48,8 @@ def run(options: PruneOptions) -> dict[str, Any]:
     given = [name for name in NAMES if getattr(options, name) is not None]
     if not given:
         raise MatcherError("nothing to prune: give --superpoint, --superglue or both")
-    if options.recipe is None:
-        _check_options(options, options.method or "magnitude")
     before = {name: _loaded(options, name) for name in given}
     recipe = _recipe(options, before)
-    _check_options(options, recipe.method)
     images = training_images(options) if options.images is not None else None
     pruned = prune_networks(before.get("superpoint"), before.get("superglue"), recipe, images, options.threads, print)
     after = {name: network for name, network in zip(NAMES, pruned) if network is not None}
@@ -102,6 +99,7 @@ def _recipe(options: PruneOptions, networks: Mapping[str, Any]) -> Any:
         method = tree["method"]
     else:
         tree = to_mapping(RECIPES[method]())
+    _check_options(options, method)
     for name, network in networks.items():
         over = _overrides(options, method, network)
         if over:

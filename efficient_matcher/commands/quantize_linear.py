@@ -48,7 +48,7 @@ def run(options: LinearOptions) -> dict[str, Any]:
     from efficient_matcher.commands.export import ExportOptions, card_fields
     from efficient_matcher.learn.export import check_free, replace_bundle, write_bundle
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
-    recipe, options = _recipe(options), replace(options, out=options.out.absolute())
+    recipe = _recipe(options)
     check_free(options.out)
     superpoint, superglue = load_superpoint(options.superpoint), load_superglue(options.superglue)
     fields = card_fields(ExportOptions(options.superpoint, options.superglue, options.out, options.name,

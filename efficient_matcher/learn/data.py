@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,7 +44,12 @@ class ImageSet:
     @property
     def key(self) -> str:
         """Of which images these are: SHA-256 of their names."""
-        return hashlib.sha256(json.dumps(list(self.names)).encode()).hexdigest()
+        return key_of(list(self.names))
+
+
+def key_of(parts: list[Any]) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def load_images(source: Path, limit: int | None = None, topic: str | None = None) -> ImageSet:

@@ -54,7 +54,7 @@ def write_bundle(folder: Path | str, superpoint: SuperPoint, superglue: SuperGlu
 
     A bundle already at `folder` is replaced; any other content is not touched. Raises ExportError.
     """
-    folder = Path(folder).absolute()  # "." has no name to put others beside
+    folder = Path(folder)
     dims = superpoint.config.descriptor_dim, superglue.config.descriptor_dim
     if dims[0] != dims[1]:
         raise ExportError(f"SuperPoint describes in {dims[0]} dimensions, SuperGlue reads {dims[1]}")
@@ -72,7 +72,9 @@ def write_bundle(folder: Path | str, superpoint: SuperPoint, superglue: SuperGlu
 
 
 def check_free(folder: Path) -> None:
-    """Raise ExportError when there is something at `folder` that is neither a bundle nor empty."""
+    """Raise ExportError when `folder` cannot be replaced, or holds something that is no bundle."""
+    if not folder.name:
+        raise ExportError(f"{folder}: is the folder you are in, which cannot be replaced; choose another")
     if folder.exists() and not (folder / CARD_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder}: exists and is not a bundle; choose another folder")
 

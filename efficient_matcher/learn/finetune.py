@@ -29,7 +29,7 @@ from efficient_matcher.learn.recipe import setting, to_mapping
 from efficient_matcher.learn.scene_pairs import ScenePairSet, mixed_batch
 from efficient_matcher.learn.stem import with_half_stem
 from efficient_matcher.learn.superpoint import SuperPoint
-from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss, without_scenes
+from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining, superpoint_loss
 from efficient_matcher.learn.training import Constraint, Loop, LoopConfig
 from efficient_matcher.learn.views import ViewConfig
 from efficient_matcher.learn.weights import fingerprint
@@ -266,11 +266,9 @@ class Pruning(Constraint):
 def begun_loop(model: nn.Module, recipe: Any, what: str, folder: Path, starts: list[Network],
                teachers: list[Network | None], compute: Compute, pruning: Pruning, images: ImageSet | None) -> Loop:
     """The loop of a finetuning run, resumed if its folder holds one of the same recipe, weights and images."""
-    settings = to_mapping(recipe)
-    settings = without_scenes(settings) if "scenes_share" in settings else settings
     seen = {} if images is None else {"images": images.key}
     loop = Loop(model, recipe.loop, folder, {
-        "kind": f"finetune {what}", **settings, **seen, "start": [fingerprint(network) for network in starts],
+        "kind": f"finetune {what}", **to_mapping(recipe), **seen, "start": [fingerprint(network) for network in starts],
         "teacher": [fingerprint(network) for network in teachers if network is not None],
         **compute.description}, pruning)
     loop.resume()

@@ -121,7 +121,9 @@ def _packed_file(path: Path) -> bytes:
 def _rewritten(source: Path, out: Path, change: Callable[[Path], bytes],
                told: Callable[[ModelCard], ModelCard]) -> ModelCard:
     """The bundle `source` at `out`, `change` giving the new bytes of each file that is of the other kind."""
-    bundle, out = load_bundle(source), out.absolute()  # "." has no name to put others beside
+    bundle = load_bundle(source)
+    if not out.name:
+        raise MatcherError(f"{out}: is the folder you are in, which cannot be replaced; choose another")
     if out.exists() and not (out / "model.yaml").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise MatcherError(f"{out}: exists and is not a bundle; choose another folder")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efficient_matcher.learn.augment import AugmentConfig, augment
-from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, pair_batch, stacked
+from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig, key_of, pair_batch, stacked
 from efficient_matcher.learn.pair_motion import HIDDEN, PairMotion
-from efficient_matcher.learn.views import gather_parts, key_of, shares_of
+from efficient_matcher.learn.views import gather_parts, shares_of
 from efficient_matcher.scenes.depth import DepthView, transfer
 from efficient_matcher.scenes.views import LEVELS, draw_views
 

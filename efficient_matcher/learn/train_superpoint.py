@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ def train_superpoint(
     learner = Learner(network, config.descriptor_scale).to(compute.device, memory_format=torch.channels_last)
     labelling = {} if labelled_by == "sift" else {"labels": labelled_by}
     loop = Loop(learner, config.loop, folder,
-                {"kind": "superpoint", **without_scenes(asdict(config)), **labelling, "images": images.key,
+                {"kind": "superpoint", **asdict(config), **labelling, "images": images.key,
                  **compute.description})
     loop.resume()
 
@@ -96,12 +95,6 @@ def train_superpoint(
 
     averaged = loop.run(step)
     return averaged.network.cpu(), loop.seconds / 3600
-
-
-def without_scenes(description: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's description as it was before there were scenes, where it asks for none: older runs go on."""
-    return description if description["scenes_share"] else {
-        key: value for key, value in description.items() if key not in ("scenes_share", "scenes")}
 
 
 def superpoint_loss(

@@ -75,7 +75,8 @@ class LoopConfig:
 
 
 PARTS = ("model", "average", "optimizer", "step", "seconds", "description")  # of a checkpoint
-TOLD_SINCE = ("images", "views_of")  # what the descriptions of older checkpoints lack
+# What the descriptions of older checkpoints lack, and what they stand for without it; None: anything.
+TOLD_SINCE = {"images": None, "views_of": None, "scenes_share": 0.0, "scenes": None}
 
 
 class Loop:
@@ -113,7 +114,8 @@ class Loop:
             told = {key: state[key] for key in PARTS}["description"]
         except Exception as error:  # torch raises many kinds for a damaged file, and a foreign one lacks the parts
             raise TrainingError(f"{self.checkpoint_path}: not a readable checkpoint ({type(error).__name__})") from None
-        ours = {key: value for key, value in self.description.items() if key not in TOLD_SINCE or key in told}
+        ours = {key: value for key, value in self.description.items()
+                if key in told or key not in TOLD_SINCE or TOLD_SINCE[key] not in (None, value)}
         if told != ours:
             raise TrainingError(f"{self.checkpoint_path}: belongs to another configuration "
                                 f"({difference(told, ours)}); choose another folder")

@@ -6,8 +6,6 @@ benchmark warps. Any two views of an image make a pair whose homography is known
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.augment import AugmentConfig, augment
-from efficient_matcher.learn.data import ImageSet
+from efficient_matcher.learn.data import ImageSet, key_of
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography
 from efficient_matcher.learn.keypoints import centroids, find_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
@@ -137,11 +135,6 @@ def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Calla
 def features_key(network: SuperPoint, images: ImageSet, config: Any, seed: int) -> str:
     """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config and the seed."""
     return key_of([asdict(config), seed, images.names, fingerprint(network)])
-
-
-def key_of(parts: list[Any]) -> str:
-    """SHA-256 of plain values."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _stored_key(path: Path) -> str | None:

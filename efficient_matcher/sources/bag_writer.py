@@ -89,12 +89,10 @@ class BagWriter:
 @contextmanager
 def _whole_or_none(path: Path) -> Iterator[None]:
     """Without the bag where an image could not be read: what ends before its time would look like a whole one."""
-    there = path.exists()
     try:
         yield
-    except SourceError:
-        if not there:
-            shutil.rmtree(path, ignore_errors=True)
+    except SourceError:  # never one of a bag that was there before
+        shutil.rmtree(path, ignore_errors=True)
         raise
 
 

@@ -179,3 +179,12 @@ def test_descriptor_sizes_must_agree(tmp_path: Path) -> None:
     other = SuperGlue(SuperGlueConfig(descriptor_dim=8, keypoint_encoder=(4,), layers=1, heads=2))
     with pytest.raises(ExportError, match="describes in 16 dimensions, SuperGlue reads 8"):
         write_bundle(tmp_path / "b", SuperPoint(POINT), other, CARD)
+
+
+def test_the_folder_one_is_in_is_not_replaced() -> None:
+    from efficient_matcher.errors import MatcherError
+    from efficient_matcher.learn.pack import pack_bundle
+    with pytest.raises(ExportError, match="is the folder you are in"):
+        export.check_free(Path("."))
+    with pytest.raises(MatcherError, match="is the folder you are in"):
+        pack_bundle(Path(__file__).parents[2] / "efficient_matcher" / "models" / "default", Path("."))
