@@ -68,6 +68,8 @@ class ExtractConfig:
     nms_radius_px: int = _setting(4, "no two keypoints closer than this", unit="px", minimum=0, maximum=32)
     border_px: int = _setting(4, "no keypoints closer to the border than this", unit="px", minimum=0, maximum=64)
     subpixel: bool = _setting(True, "move keypoints to the centroid of their score peak")
+    sharp_first: bool = _setting(True, "prefer keypoints with a sharp score peak, which lie nearer to their true place; "
+                                       "needs subpixel")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ _STEPS = np.arange(-CENTROID_REACH, CENTROID_REACH + 1)
 # Of a window: mass, x and y, and the squared distance from its middle.
 _MOMENTS = np.array([(1, dx, dy, dx * dx + dy * dy) for dy in _STEPS for dx in _STEPS], np.float32)
 LEAST_SPREAD = np.float32(0.02)  # px^2; a single pixel has none at all
+CANDIDATES = 1.5  # times the keypoints that are kept: with more, the sharp ones among them are the unlikely ones
 
 
 class Extractor:
@@ -54,21 +55,28 @@ class Extractor:
 
 def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[
         NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
-    """Keypoints of a score map [H,W]: positions [N,2] in its pixels and scores [N], sorted by score descending, and
-    what their standard deviations are proportional to [N].
+    """Keypoints of a score map [H,W], best first: positions [N,2] in its pixels, scores [N], and what the standard
+    deviations of the positions are proportional to [N].
 
     Threshold, border and the distance between keypoints refer to whole pixels; the sub-pixel step
     then moves each keypoint by up to 2 px. How far it ends up from where it belongs grows with how far the scores are
     spread about it: from the sharpest to the most blurred fifth of the keypoints, threefold, in proportion to the
-    variance. Without the step all are as good as a whole pixel, and nothing is known.
+    variance. So the best are those with the highest score for their variance. Without the step all are as good as a
+    whole pixel, nothing is known, and the score alone decides.
     """
-    sites = _peaks(score_map, config)[: config.max_keypoints]
+    kept, sharp_first = config.max_keypoints, config.subpixel and config.sharp_first
+    sites = _peaks(score_map, config)[: int(CANDIDATES * kept) if sharp_first else kept]
+    scores = score_map.ravel()[sites]
     y, x = np.divmod(sites, score_map.shape[1])
-    points, spreads = np.column_stack([x, y]).astype(np.float32), None
-    if config.subpixel:
-        offsets, spreads = _centroids(score_map, x, y)
-        points += offsets
-    return points, score_map.ravel()[sites], spreads
+    points = np.column_stack([x, y]).astype(np.float32)
+    if not config.subpixel:
+        return points, scores, None
+    offsets, spreads = _centroids(score_map, x, y)
+    points += offsets
+    if not sharp_first:
+        return points, scores, spreads
+    best = np.argsort(-scores / spreads, kind="stable")[:kept]
+    return points[best], scores[best], spreads[best]
 
 
 def sample_descriptors(

@@ -17,7 +17,7 @@ from efficient_matcher.learn.finetune import (
     JointFinetuning, Labels, Pruning, SuperGlueFinetuning, answers, begun_loop, extractor_loss, extractor_training,
     no_labels)
 from efficient_matcher.learn.fold import sparse_form
-from efficient_matcher.learn.keypoints import centroids, find_peaks
+from efficient_matcher.learn.keypoints import centroids, sharp_peaks
 from efficient_matcher.learn.superglue import SuperGlue
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
 from efficient_matcher.learn.train_superglue import (
@@ -140,7 +140,7 @@ def read_features(
     scores = score_map(logits)
     height, width = scores.shape[1:]
     if points is None:
-        pixels, found = find_peaks(scores, count, border=BORDER_PX)
+        pixels, found = sharp_peaks(scores, count, border=BORDER_PX)
         high = torch.tensor([width, height], device=pixels.device)
         filler = BORDER_PX + (torch.rand(pixels.shape).to(pixels.device) * (high - 2 * BORDER_PX)).long()
         pixels = torch.where(found[..., None], pixels, filler)

@@ -6,11 +6,15 @@ is deployed.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from efficient_matcher.core.features import CANDIDATES, LEAST_SPREAD
 
 REACH = 2  # the centroid is taken over 5x5 pixels
 
@@ -50,8 +54,31 @@ def pooled_peaks(scores: Tensor, count: int, radius: int = 4, border: int = 4) -
     return positions.masked_fill(~found[..., None], border), found
 
 
+@torch.no_grad()
+def sharp_peaks(scores: Tensor, count: int, radius: int = 4, border: int = 4) -> tuple[Tensor, Tensor]:
+    """`find_peaks` as the run time chooses and orders them (`core.features.detect`): sharp ones before blurred ones."""
+    peaks, found = find_peaks(scores, int(CANDIDATES * count), radius, border)
+    windows = _windows(scores, peaks)
+    sharpness = windows.at_peak / windows.variance.clamp(min=float(LEAST_SPREAD))
+    order = sharpness.masked_fill(~found, -1.0).argsort(dim=1, descending=True, stable=True)[:, :count]
+    return peaks.gather(1, order[..., None].expand(-1, -1, 2)), found.gather(1, order)
+
+
 def centroids(scores: Tensor, peaks: Tensor) -> Tensor:
     """Sub-pixel positions [B,N,2]: centroid of the scores [B,H,W] in 5x5 pixels around peaks [B,N,2]."""
+    return peaks + _windows(scores, peaks).offsets
+
+
+class _Windows(NamedTuple):
+    """Of the 5x5 pixels around each peak: its own score [B,N]; of all scores the centroid from it [B,N,2], and their
+    variance about that [B,N] px^2."""
+
+    at_peak: Tensor
+    offsets: Tensor
+    variance: Tensor
+
+
+def _windows(scores: Tensor, peaks: Tensor) -> _Windows:
     batch, height, width = scores.shape
     steps = torch.arange(-REACH, REACH + 1, device=peaks.device)
     dy, dx = (g.reshape(-1) for g in torch.meshgrid(steps, steps, indexing="ij"))
@@ -60,7 +87,8 @@ def centroids(scores: Tensor, peaks: Tensor) -> Tensor:
     patches = scores.reshape(batch, -1).gather(1, (y * width + x).reshape(batch, -1)).reshape(x.shape)
     weights = patches / (patches.sum(-1, keepdim=True) + 1e-12)
     offsets = torch.stack([(weights * dx).sum(-1), (weights * dy).sum(-1)], dim=-1)
-    return peaks + offsets
+    variance = (weights * (dx * dx + dy * dy)).sum(-1) - offsets.square().sum(-1)
+    return _Windows(patches[..., len(steps) ** 2 // 2], offsets, variance)
 
 
 def warp_points(points: Tensor, H: Tensor) -> Tensor:

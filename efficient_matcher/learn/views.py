@@ -20,11 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from efficient_matcher.core.features import CANDIDATES
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.augment import AugmentConfig, augment
 from efficient_matcher.learn.data import ImageSet, key_of
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography
-from efficient_matcher.learn.keypoints import centroids, find_peaks
+from efficient_matcher.learn.keypoints import centroids, sharp_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
 from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.superpoint import SuperPoint, sample_descriptors, score_map
@@ -133,8 +134,9 @@ def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Calla
 
 
 def features_key(network: SuperPoint, images: ImageSet, config: Any, seed: int) -> str:
-    """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config and the seed."""
-    return key_of([asdict(config), seed, images.names, fingerprint(network)])
+    """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config, the seed, and which
+    keypoints are chosen."""
+    return key_of([asdict(config), seed, images.names, fingerprint(network), "sharp peaks", CANDIDATES])
 
 
 def _stored_key(path: Path) -> str | None:
@@ -179,7 +181,7 @@ def extract(
     images = (torch.from_numpy(views)[:, None].to(device).float() / 255).contiguous(memory_format=torch.channels_last)
     logits, coarse = network(images)
     scores = score_map(logits)
-    peaks, found = find_peaks(scores, count, radius)
+    peaks, found = sharp_peaks(scores, count, radius)
     height, width = views.shape[1:]
     filler = torch.from_numpy(rng.integers((4, 4), (width - 4, height - 4), (*found.shape, 2))).to(device)
     peaks = torch.where(found[..., None], peaks, filler)

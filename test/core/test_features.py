@@ -116,11 +116,27 @@ def test_top_k_of_equal_scores_is_the_raster_order() -> None:
 def test_the_best_are_kept() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random((120, 160)).astype(np.float32)
-    everything, all_values, _ = detect(scores, ExtractConfig(max_keypoints=8192))
-    points, values, _ = detect(scores, ExtractConfig(max_keypoints=50))
+    everything, all_values, _ = detect(scores, ExtractConfig(max_keypoints=8192, sharp_first=False))
+    points, values, _ = detect(scores, ExtractConfig(max_keypoints=50, sharp_first=False))
     assert len(everything) > 100
     np.testing.assert_array_equal(points, everything[:50])
     np.testing.assert_array_equal(values, np.sort(all_values)[::-1][:50])
+
+
+def test_of_half_again_as_many_the_sharp_ones_are_kept() -> None:
+    """By score the order is 0 to 12; the even ones are spread over two pixels more, with seven times the variance."""
+    scores, places = score_map({}, 48, 320), [(12 + 20 * i, 20) for i in range(13)]
+    for i, (x, y) in enumerate(places):
+        side = 2 if i % 2 == 0 else 1
+        scores[y, x], scores[y, x - side], scores[y, x + side] = 0.5 - 0.01 * i, 0.2, 0.2
+    config = ExtractConfig(max_keypoints=8)
+    points, values, spreads = detect(scores, config)
+    assert np.round(points[:, 0]).astype(int).tolist() == [places[i][0] for i in (1, 3, 5, 7, 9, 11, 0, 2)]
+    np.testing.assert_allclose(values[:3], [0.49, 0.47, 0.45], atol=1e-6)
+    np.testing.assert_array_equal(np.argsort(-values / spreads, kind="stable"), np.arange(8))
+    by_score = detect(scores, ExtractConfig(max_keypoints=8, sharp_first=False))[0]
+    assert np.round(by_score[:, 0]).astype(int).tolist() == [x for x, _ in places[:8]]
+    assert found(scores, ExtractConfig(max_keypoints=8, subpixel=False)) == places[:8]
 
 
 def test_centroid_of_known_weights() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from efficient_matcher.learn.keypoints import centroids, find_peaks, inside, warp_points
+from efficient_matcher.config import ExtractConfig
+from efficient_matcher.core.features import detect
+from efficient_matcher.learn.keypoints import centroids, find_peaks, inside, sharp_peaks, warp_points
 
 
 def bump(x: float, y: float, height: int = 40, width: int = 56, sigma: float = 0.9) -> torch.Tensor:
@@ -24,6 +26,21 @@ def test_peaks_keep_their_distance_and_the_border() -> None:
     peaks, found = find_peaks(scores, 3, radius=4)
     kept = peaks[0][found[0] & (scores[0][peaks[0, :, 1], peaks[0, :, 0]] > 0.5)]
     assert kept.tolist() == [[20, 20]]
+
+
+def test_sharp_peaks_are_those_of_the_run_time_in_its_order() -> None:
+    scores = torch.rand(2, 96, 128, generator=torch.Generator().manual_seed(3)) ** 4
+    peaks, found = sharp_peaks(scores, 40)
+    for score, own, places in zip(scores, centroids(scores, peaks), found):
+        points = detect(score.numpy(), ExtractConfig(max_keypoints=40))[0]
+        assert bool(places.all()) and own.numpy() == pytest.approx(points, abs=1e-4)
+
+
+def test_missing_sharp_peaks_come_last_and_are_masked() -> None:
+    scores = (0.5 * bump(20, 10, sigma=0.5) + bump(40, 30))[None].where(bump(20, 10)[None] + bump(40, 30) > 1e-3, 0.0)
+    peaks, found = sharp_peaks(scores, 6)
+    assert peaks[0][found[0]].tolist()[:2] == [[20, 10], [40, 30]]
+    assert found[0].tolist() == sorted(found[0].tolist(), reverse=True)
 
 
 @pytest.mark.parametrize("x, y", [(20.0, 15.0), (20.3, 14.8), (19.6, 15.45)])
