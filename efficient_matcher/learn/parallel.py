@@ -7,6 +7,7 @@ the many small operations between convolutions do not spread over threads.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -126,6 +127,8 @@ def _enter(index: int, processes: int, folder: str, function: Callable[..., Any]
            parent: int) -> None:
     if os.getppid() != parent:  # killed while this process began, before it could ask to be told; nobody would stop it
         sys.exit(1)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as after `nohup ... &`: but it is what tells of that end
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     keep_freed_memory()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=index, world_size=processes,

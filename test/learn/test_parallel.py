@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +18,9 @@ from efficient_matcher.learn import parallel
 
 WORK = """
 from pathlib import Path
+import os
 import resource
+import time
 import numpy as np
 import torch
 from torch import nn
@@ -41,6 +45,11 @@ def fail(folder):
     if parallel.rank() == 1:
         raise MatcherError(f"{folder}: no room")
     parallel.wait_for_all()
+
+def linger(folder):
+    parallel.wait_for_all()
+    Path(folder, f"pid-{parallel.rank()}").write_text(str(os.getpid()))
+    time.sleep(120)
 
 def stop(folder):
     parallel.wait_for_all()  # one that leaves while the other still connects is a failure, not a stop
@@ -83,6 +92,39 @@ def test_a_process_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         parallel._enter(0, 1, str(tmp_path), lambda: done.append(1), (), os.getppid() + 1)
     assert not done and not list(tmp_path.iterdir())
+
+
+def test_processes_end_with_their_parent_even_where_it_ignores_interrupts(work: ModuleType, tmp_path: Path) -> None:
+    """A shell without a terminal starts what it puts into the background so."""
+    code = f"import parallel_work; from efficient_matcher.learn import parallel\n" \
+           f"if __name__ == '__main__': parallel.launch(parallel_work.linger, 2, {str(tmp_path)!r})"
+    (tmp_path / "begin.py").write_text(code)
+    ignoring = subprocess.Popen(["sh", "-c", f"trap '' INT; exec {sys.executable} begin.py"], cwd=tmp_path)
+    try:
+        wait_until(lambda: len("".join(path.read_text() + " " for path in tmp_path.glob("pid-*")).split()) == 2, ignoring)
+    finally:
+        ignoring.kill()
+        ignoring.wait()
+    pids = [int((tmp_path / f"pid-{rank}").read_text()) for rank in range(2)]
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+    """Return once it holds; a failure after a minute, or when the process has ended."""
+    for _ in range(600):
+        if condition():
+            return
+        assert process is None or process.poll() is None
+        time.sleep(0.1)
+    raise AssertionError("not within a minute")
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_processes_that_were_stopped_interrupt_the_one_that_waits(work: ModuleType, tmp_path: Path) -> None:
