@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from efficient_matcher.sources.bags import ImageBag
 from efficient_matcher.sources.image_sets import BAG_SUFFIXES
 from efficient_matcher.sources.poses import read_pose_list
 
+SCENES, BAG, LISTED = "scenes", "frames of a bag", "pairs of a list"
+OWNERS = {"level": SCENES, "pairs": SCENES, "seed": SCENES, "topic": BAG, "pose_topic": BAG, "gap": BAG, "images": LISTED}
 COLUMNS = ("AUC", "own fit", "median deg", "own", "precision", "right of 3 px", "matching score", "matches", "no pose")
 
 
@@ -82,6 +84,7 @@ def _pairs(options: EvaluatePoseOptions, stack: ExitStack,
            skipped: Counter[str]) -> tuple[Iterator[PosePair], int | None]:
     """The pairs, and how many there are where that is known."""
     if options.scenes is not None:
+        _check_options(options, SCENES)
         levels = known_levels(options.level)
         textures = read_textures(options.scenes)
         count = min(options.pairs * len(levels), options.limit or sys.maxsize)
@@ -90,13 +93,21 @@ def _pairs(options: EvaluatePoseOptions, stack: ExitStack,
     if (options.source / LIST).is_file():  # the folder that make-scenes wrote
         options = replace(options, source=options.source / LIST)
     if _is_bag(options.source):
+        _check_options(options, BAG)
         bag = stack.enter_context(ImageBag(options.source, options.topic))
         return islice(iter(BagPairs(bag, options.gap, options.pose_topic, skipped)), options.limit), options.limit
-    if options.topic or options.pose_topic:
-        raise ConfigError("--topic and --pose-topic belong to a bag, and this is none")
+    _check_options(options, LISTED)
     images = options.images or options.source.parent / "images"
     listed = read_pose_list(options.source, images)[:options.limit]
     return listed_pairs(listed, images, options.source.parent / DEPTH), len(listed)
+
+
+def _check_options(options: EvaluatePoseOptions, source: str) -> None:
+    """Raises ConfigError naming an option that another kind of source has, as it would change nothing."""
+    for field in fields(options):
+        owner = OWNERS.get(field.name, source)
+        if owner != source and getattr(options, field.name) != field.default:
+            raise ConfigError(f"--{field.name.replace('_', '-')} belongs to {owner}, and here are {source}")
 
 
 def _is_bag(path: Path) -> bool:

@@ -83,8 +83,12 @@ def test_bad_input_is_one_line(textures: Path, made: Path, tmp_path: Path) -> No
         run(EvaluatePoseOptions(tmp_path / "nothing.txt"))
     with pytest.raises(SourceError, match="line 2: .*does not exist"):
         run(EvaluatePoseOptions(made / "pairs.txt", images=tmp_path, methods=("orb",)))
-    with pytest.raises(ConfigError, match="--topic and --pose-topic belong to a bag"):
+    with pytest.raises(ConfigError, match="--topic belongs to frames of a bag, and here are pairs of a list"):
         run(EvaluatePoseOptions(made / "pairs.txt", topic="/camera", methods=("orb",)))
+    with pytest.raises(ConfigError, match="--gap belongs to frames of a bag, and here are scenes"):
+        run(EvaluatePoseOptions(scenes=textures, gap=3, methods=("orb",)))
+    with pytest.raises(ConfigError, match="--level belongs to scenes"):
+        run(EvaluatePoseOptions(made / "pairs.txt", level="easy", methods=("orb",)))
     before = (made / "pairs.txt").read_bytes()
     with pytest.raises(MatcherError, match="pairs.txt: is what the work begins with"):
         run(EvaluatePoseOptions(made / "pairs.txt", methods=("orb",), json=made / "pairs.txt"))

@@ -101,7 +101,7 @@ def test_processes_end_with_their_parent_even_where_it_ignores_interrupts(work: 
     (tmp_path / "begin.py").write_text(code)
     ignoring = subprocess.Popen(["sh", "-c", f"trap '' INT; exec {sys.executable} begin.py"], cwd=tmp_path)
     try:
-        wait_until(lambda: len("".join(path.read_text() + " " for path in tmp_path.glob("pid-*")).split()) == 2, ignoring)
+        wait_until(lambda: [bool(path.read_text()) for path in tmp_path.glob("pid-*")] == [True, True], ignoring)
     finally:
         ignoring.kill()
         ignoring.wait()
