@@ -6,6 +6,7 @@ are validated here and nowhere else; a config is frozen once built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -220,7 +221,7 @@ def dump_config(config: Config) -> str:
         if head != section:
             section = head
             lines.append(f"{head}:")
-        value = yaml.safe_dump(_get(config, setting.name), default_flow_style=True).split("\n")[0]
+        value = yaml.safe_dump(_get(config, setting.name), default_flow_style=True, width=math.inf).split("\n")[0]
         lines.append(f"  {key}: {value}  # {describe(setting)}")
     return "\n".join(lines) + "\n"
 

@@ -19,14 +19,18 @@ from efficient_matcher.errors import MatcherError
 def write_bytes_atomic(path: Path | str, data: bytes) -> None:
     """Write `data` to `path` through a neighbouring file, so that a reader never sees half of it.
 
-    Folders are made as needed. Raises MatcherError naming the file when it cannot be written.
+    Folders are made as needed; a link is followed, and a device or pipe written to as it is. Raises MatcherError
+    naming the file when it cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = Path(os.path.realpath(path))
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_bytes(data)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         with suppress(OSError):  # the folder itself may be what is wrong
             partial.unlink(missing_ok=True)

@@ -81,6 +81,23 @@ def test_a_bag_of_images_is_whole_or_not_there(call: Callable, tmp_path: Path, m
     assert status == 1 and "c.png" in errors and not (tmp_path / "bag").exists()
 
 
+def test_a_bag_keeps_pictures_as_they_are_stored(call: Callable, tmp_path: Path, make_textured: Callable) -> None:
+    """Whatever an orientation tag (here: a quarter turn) says; and half a picture is none."""
+    rosbags = pytest.importorskip("rosbags.highlevel")
+    (tmp_path / "in").mkdir()
+    jpeg = cv2.imencode(".jpg", make_textured(48, 64))[1].tobytes()
+    tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    (tmp_path / "in" / "1.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + jpeg[2:])
+    assert call("make-bag", tmp_path / "in", tmp_path / "bag")[0] == 0
+    with rosbags.AnyReader([tmp_path / "bag"]) as reader:
+        connection, _, raw = next(reader.messages())
+        message = reader.deserialize(raw, connection.msgtype)
+    assert (message.height, message.width) == (48, 64)
+    (tmp_path / "in" / "2.jpg").write_bytes(jpeg[:-len(jpeg) // 3])
+    status, _, errors = call("make-bag", tmp_path / "in", tmp_path / "other")
+    assert status == 1 and "2.jpg: data is a JPEG cut short" in errors
+
+
 def test_images_of_one_stamp_make_no_bag(call: Callable, tmp_path: Path, make_textured: Callable) -> None:
     pytest.importorskip("rosbags")
     (tmp_path / "in").mkdir()

@@ -37,6 +37,12 @@ def test_file_then_overrides(tmp_path: Path) -> None:
     assert config.match == Config().match
 
 
+def test_a_long_value_with_spaces_is_read_back(tmp_path: Path) -> None:
+    config = Config().with_values({"model.bundle": " ".join(["/models/a name with spaces"] * 6)})
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert load_config(tmp_path / "empty.yaml") == Config()

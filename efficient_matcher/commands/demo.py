@@ -18,6 +18,7 @@ from efficient_matcher.config import Config
 from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.core.geometry import corner_error, warp_points
 from efficient_matcher.demo import FrameTruth
+from efficient_matcher.errors import ConfigError
 from efficient_matcher.draw import draw_matches, strip
 from efficient_matcher.files import result_folder, write_bytes_atomic, write_json
 from efficient_matcher.records import Features, Frame, Homography, Matches, PairResult
@@ -54,6 +55,9 @@ def run(options: DemoOptions) -> bool:
 def make_demo(options: DemoOptions, stop: StopSignals | None = None) -> dict[str, Any]:
     """Record, replay and score; returns the report that is also written to `report.json`. Raises MatcherError."""
     contents = (CAMERA_BAG, TRUTH_NAME, REPLAY_FOLDER, PICTURE_NAME, REPORT_NAME)
+    if options.config.track.mode != "sequential":
+        raise ConfigError(f"the demo's truth is from each frame to the next, so track.mode must be sequential, "
+                          f"not {options.config.track.mode}")
     load_bundle(options.config.model.bundle)  # before an earlier demo is removed for one that cannot run
     folder = result_folder(options.out, contents, options.overwrite)
     truths = record(folder, options.frames, options.seed)
@@ -221,6 +225,8 @@ def _points(rows: NDArray[np.void], side: int) -> NDArray[np.float64]:
 
 
 def _percentiles(errors: NDArray[np.float64]) -> dict[str, float]:
+    if not len(errors):  # stopped before the second frame
+        return dict.fromkeys(("median", "p90", "worst"), float("nan"))
     # No interpolation: between a number and the infinite error of a failed pair there is nothing.
     median, p90, worst = np.percentile(errors, (50, 90, 100), method="higher").tolist()
     return {"median": median, "p90": p90, "worst": worst}

@@ -17,7 +17,7 @@ from efficient_matcher.evaluate.candidates import BUNDLE, Candidates, check_choi
 from efficient_matcher.evaluate.diagnosis import CAUSES, FEW, KEYPOINTS, SPREAD, WRONG
 from efficient_matcher.evaluate.homography import (ESTIMATORS, REFINED, THRESHOLDS_PX, VARIANTS, PairOutcome,
                                                    run_benchmark, summarize)
-from efficient_matcher.files import check_apart, write_json
+from efficient_matcher.files import check_apart, check_writable, write_json
 from efficient_matcher.sources.pairs import read_pairs
 
 COLUMNS = ("strict", "strict, own fit", "refined", "refined, own fit", "paper", "P", "R", "matches", "dropped")
@@ -37,6 +37,8 @@ def run(
     """
     check_choice("variant", [variant], (*VARIANTS, "both"))
     check_apart([json], [pairs])
+    if pictures is not None:
+        check_writable(pictures / "picture")
     variants = VARIANTS if variant == "both" else (variant,)
     listed = read_pairs(pairs, images)[:limit]
     candidates = open_candidates(methods, config, bundles)

@@ -64,15 +64,18 @@ def run(options: EvaluatePoseOptions) -> list[dict[str, Any]]:
     check_apart([options.json], [options.source])
     with ExitStack() as stack:
         skipped: Counter[str] = Counter()
-        pairs, total = _pairs(options, stack, skipped)
+        notes: list[str] = []
+        pairs, total = _pairs(options, stack, skipped, notes)
         candidates = open_candidates(options.methods, options.config, options.bundles)
         outcomes: list[PoseOutcome] = []
-        for of_pair in _with_progress(run_pose(pairs, candidates.matchers), total):
+        for of_pair in _with_progress(run_pose(pairs, candidates.matchers, options.config.geometry), total):
             outcomes.extend(of_pair)
     if not outcomes:
         raise SourceError(f"{options.source}: no pair to evaluate ({_said(skipped) or 'too few frames'})")
     figures = summarize_poses(outcomes)
     _print(figures, options.config)
+    for note in notes:
+        print(f"note: {note}")
     if skipped:
         print(f"left out: {_said(skipped)}")
     if options.json is not None:
@@ -80,8 +83,8 @@ def run(options: EvaluatePoseOptions) -> list[dict[str, Any]]:
     return figures
 
 
-def _pairs(options: EvaluatePoseOptions, stack: ExitStack,
-           skipped: Counter[str]) -> tuple[Iterator[PosePair], int | None]:
+def _pairs(options: EvaluatePoseOptions, stack: ExitStack, skipped: Counter[str],
+           notes: list[str]) -> tuple[Iterator[PosePair], int | None]:
     """The pairs, and how many there are where that is known."""
     if options.scenes is not None:
         _check_options(options, SCENES)
@@ -95,7 +98,8 @@ def _pairs(options: EvaluatePoseOptions, stack: ExitStack,
     if _is_bag(options.source):
         _check_options(options, BAG)
         bag = stack.enter_context(ImageBag(options.source, options.topic))
-        return islice(iter(BagPairs(bag, options.gap, options.pose_topic, skipped)), options.limit), options.limit
+        pairs = BagPairs(bag, options.gap, options.pose_topic, options.config.node.undistort, skipped, notes)
+        return islice(iter(pairs), options.limit), options.limit
     _check_options(options, LISTED)
     images = options.images or options.source.parent / "images"
     listed = read_pose_list(options.source, images)[:options.limit]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.errors import SourceError
+from efficient_matcher.core.image import decode_colour
+from efficient_matcher.errors import ImageError, SourceError
 from efficient_matcher.ros.discovery import full_name
 from efficient_matcher.sources.bag_writer import Storage, write_image_bag
 from efficient_matcher.sources.images import list_images, stamps_of
@@ -29,14 +29,12 @@ def run(folder: Path, out: Path, *, topic: str, frame_id: str, storage: Storage,
 
 def _images(paths: list[Path]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     for path, stamp in zip(paths, _different(paths)):
-        # In colour and by OpenCV's own reader: a bag keeps what the file holds, only matching goes grey.
         try:
-            image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-        except (OSError, cv2.error):
-            image = None
-        if image is None:
-            raise SourceError(f"{path}: is not an image, or cannot be read")
-        yield stamp, image
+            yield stamp, decode_colour(path.read_bytes())  # a bag keeps what the file holds, only matching goes grey
+        except ImageError as error:
+            raise SourceError(f"{path}: {error}") from None
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _different(paths: list[Path]) -> list[int]:

@@ -5,6 +5,7 @@ So that a choice can be made on images of one's own and the public list be left 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +52,16 @@ def run(options: MakePairsOptions) -> int:
 def _listable(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """(width, height) of each usable image by name; and why the others are not."""
     usable, skipped = usable_images(folder)
-    sizes = {path.name: size for path, size in usable.items() if len(path.name.split()) == 1}
-    skipped.update({path.name: "a name with spaces cannot be listed" for path in usable if path.name not in sizes})
+    sizes = {path.name: size for path, size in usable.items() if _can_be_listed(path.name)}
+    skipped.update({path.name: "a name with spaces, with # in front, or not in UTF-8 cannot be listed"
+                    for path in usable if path.name not in sizes})
     if not sizes:
         raise SourceError(f"{folder}: no usable image ({len(skipped)} skipped)")
     return sizes, skipped
+
+
+def _can_be_listed(name: str) -> bool:
+    return len(name.split()) == 1 and not name.startswith("#") and name.isprintable()
 
 
 def _draw(folder: Path, sizes: dict[str, tuple[int, int]], count: int, seed: int) -> list[HomographyPair]:
@@ -73,6 +79,6 @@ def _report(options: MakePairsOptions, count: int, skipped: dict[str, str]) -> N
         write_json(options.json, {"command": "make-pairs", "version": efficient_matcher.__version__, "count": count,
                                   "seed": options.seed, "images": options.images, "skipped": skipped})
     for name, reason in skipped.items():
-        print(f"skipped {name}: {reason}")
+        print(f"skipped {os.fsencode(name).decode(errors='backslashreplace')}: {reason}")
     print(f"{options.out}: {count} pairs")
     print(f"next: efficient-matcher evaluate homography {options.out} --images {options.images}")

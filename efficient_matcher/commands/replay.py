@@ -51,7 +51,8 @@ class ReplayOptions:
     @property
     def folder(self) -> Path:
         """The folder of the results."""
-        return self.out if self.out is not None else Path(f"{self.bag.resolve().stem}-matches")
+        bag = self.bag.resolve()
+        return self.out if self.out is not None else Path(f"{bag.name if bag.is_dir() else bag.stem}-matches")
 
 
 def run(options: ReplayOptions) -> bool:
@@ -214,6 +215,7 @@ class _Camera:
                 self.problem = "the bag has no camera_info beside the images"
             else:
                 self._model = CameraModel.from_message(info)
+                self.problem = self._model.problem_of(undistort)
         except MatcherError as error:  # the matches are as good without rays
             self.problem = f"camera_info: {str(error).removeprefix('camera_info: ')}"
 

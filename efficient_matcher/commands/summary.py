@@ -67,6 +67,7 @@ class Summary:
 def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     """What was replayed and how it went, as rows of a table."""
     rows = [("bag", f"{report['bag']}  {report['topic']}"), *counts(report)]
+    rows += [("no rays", report["rays_missing"])] if report["rays_missing"] else []
     return rows + [(f"-> {name}", str(path)) for name, path in report["outputs"].items() if path]
 
 

@@ -103,6 +103,15 @@ def decode_compressed(data: Buffer) -> NDArray[np.uint8]:
 
     Raises ImageError when the data is empty, cut short, or in no known format.
     """
+    return _decoded(data, cv2.IMREAD_GRAYSCALE)
+
+
+def decode_colour(data: Buffer) -> NDArray[np.uint8]:
+    """As `decode_compressed`, but [H,W,3] uint8, blue-green-red."""
+    return _decoded(data, cv2.IMREAD_COLOR)
+
+
+def _decoded(data: Buffer, kind: int) -> NDArray[np.uint8]:
     view = _byte_view(data)
     if not view.nbytes:
         raise ImageError("data is empty")
@@ -110,7 +119,7 @@ def decode_compressed(data: Buffer) -> NDArray[np.uint8]:
     if _is_cut_jpeg(content):
         raise ImageError(f"data is a JPEG cut short ({view.nbytes} bytes, no end marker)")
     try:
-        image = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(content, kind | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:

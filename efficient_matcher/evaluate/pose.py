@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.core.relative_pose import fit_relative_pose, rotation_angle_deg
 from efficient_matcher.evaluate.homography import PairMatcher
@@ -112,11 +113,12 @@ class PoseOutcome:
         return 100.0 * self.correct / max(1, self.keypoints[0])
 
 
-def run_pose(pairs: Iterable[PosePair], methods: Mapping[str, PairMatcher]) -> Iterator[list[PoseOutcome]]:
-    """Evaluate pair after pair, each brought to `SIZE`; one list per pair, of every method."""
+def run_pose(pairs: Iterable[PosePair], methods: Mapping[str, PairMatcher],
+             config: GeometryConfig = GeometryConfig()) -> Iterator[list[PoseOutcome]]:
+    """Evaluate pair after pair, each brought to `SIZE`; one list per pair, of every method. config: of our own fit."""
     for index, given in enumerate(pairs):
         pair = given.resized()
-        yield [_outcome(index, pair, method, match_images(matcher, pair.image0, pair.image1))
+        yield [_outcome(index, pair, method, match_images(matcher, pair.image0, pair.image1), config)
                for method, matcher in methods.items()]
 
 
@@ -127,13 +129,13 @@ def match_images(matcher: PairMatcher, image0: NDArray[np.uint8], image1: NDArra
     return matcher.match(matcher.extract(image0), matcher.extract(image1))
 
 
-def _outcome(index: int, pair: PosePair, method: str, result: PairResult) -> PoseOutcome:
+def _outcome(index: int, pair: PosePair, method: str, result: PairResult, config: GeometryConfig) -> PoseOutcome:
     rays0, rays1 = normalised(result.points0, pair.K0), normalised(result.points1, pair.K1)
     pose = estimate_pose(rays0, rays1, _mean_focal_length(pair))
     rotation, translation = pose_errors_deg(pose, pair.T_0to1)
     correct = epipolar_distances(rays0, rays1, pair.T_0to1) < EPIPOLAR_THRESHOLD
     begun = perf_counter()
-    fit = fit_relative_pose(result.points0, result.points1, pair.K0, pair.K1,
+    fit = fit_relative_pose(result.points0, result.points1, pair.K0, pair.K1, config,
                             spreads=result.matches.spreads(result.features0, result.features1))
     spent_ms = 1e3 * (perf_counter() - begun)
     own = pose_errors_deg(None if fit.rotation is None else (fit.rotation, fit.translation), pair.T_0to1)

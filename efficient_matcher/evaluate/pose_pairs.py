@@ -52,17 +52,22 @@ def scene_pairs(textures: Sequence[NDArray[np.uint8]], levels: Sequence[str], co
 class BagPairs:
     """Pairs of frames of a bag, `gap` frames apart and each `gap` frames after the last pair; iterate once.
 
-    Raises SourceError where the bag has no calibration or no poses. skipped: why frames and pairs were left out.
+    undistort: False for images that are rectified already. Raises SourceError where the bag has no calibration, none
+    that serves, or no poses. skipped: why frames and pairs were left out. notes: what was assumed.
     """
 
     bag: ImageBag
     gap: int
     pose_topic: str | None = None
+    undistort: bool = True
     skipped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[PosePair]:
         camera = self._camera()
         trajectory = read_trajectory(self.bag, self.pose_topic)
+        if not trajectory.body:
+            self.notes.append("the poses name no child_frame_id, so they are taken as those of the camera's optical frame")
         to_body: Array | None = None
         recent: deque[tuple[Frame, Array | None]] = deque(maxlen=self.gap + 1)
         for number, item in enumerate(self.bag.frames(InputConfig(width=0, height=0))):
@@ -80,7 +85,11 @@ class BagPairs:
         info = self.bag.camera_info()
         if info is None:
             raise SourceError(f"{self.bag.path}: has no camera_info beside {self.bag.topic}")
-        return CameraModel.from_message(info)
+        camera = CameraModel.from_message(info)
+        problem = camera.problem_of(self.undistort)
+        if problem:
+            raise SourceError(f"{self.bag.path}: {problem}")
+        return camera
 
     def _pair(self, first: tuple[Frame, Array | None], second: tuple[Frame, Array | None],
               camera: CameraModel) -> PosePair | None:
@@ -102,7 +111,10 @@ class BagPairs:
             raise SourceError("{}: camera_info is for {}x{} images, the images are {}x{}".format(
                 self.bag.path, *camera.size, *frame.input_size))
         height, width = frame.image.shape
-        K = scaled_intrinsics(camera.matrix, (camera.size[1], camera.size[0]), (width, height))
+        matrix = camera.matrix if self.undistort else camera.rectified
+        K = scaled_intrinsics(matrix, (camera.size[1], camera.size[0]), (width, height))
+        if not self.undistort:
+            return frame.image, K
         if camera.fisheye:
             return cv2.fisheye.undistortImage(frame.image, K, camera.distortion, Knew=K), K
         if not camera.distortion.any():

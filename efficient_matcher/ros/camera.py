@@ -64,16 +64,17 @@ class CameraModel:
         if image_size != self.size:
             raise MatcherError("camera_info is for {}x{} images, the image is {}x{}".format(*self.size, *image_size))
         rays = np.ones((len(points), 3), np.float32)
-        if undistort and self.problem:
-            raise MatcherError(self.problem)
-        if undistort:
-            rays[:, :2] = self._undistorted(points)
-        elif self.rectified[0, 0] <= 0:
-            raise MatcherError("camera_info: p is zero, so rays of rectified images are unknown")
-        else:
-            rays[:, :2] = _normalised(points, self.rectified)
+        if problem := self.problem_of(undistort):
+            raise MatcherError(problem)
+        rays[:, :2] = self._undistorted(points) if undistort else _normalised(points, self.rectified)
         rays[~np.isfinite(rays).all(axis=1)] = np.nan
         return rays
+
+    def problem_of(self, undistort: bool) -> str:
+        """Why rays of raw images (`undistort`) or of rectified ones are unknown; empty if they are not."""
+        if undistort:
+            return self.problem
+        return "" if self.rectified[0, 0] > 0 else "camera_info: p is zero, so rays of rectified images are unknown"
 
     def focal_px(self, undistort: bool = True) -> float:
         """Mean focal length of what `rays` takes: the raw image's, or the rectified one's."""

@@ -133,6 +133,8 @@ def frame_of(message: Any, config: InputConfig) -> Frame:
     """
     if not 0 <= message.header.stamp.nanosec < 1_000_000_000:  # would not fit the results' stamps
         raise ImageError(f"header.stamp.nanosec is {message.header.stamp.nanosec}, must be below 1000000000")
+    if not -2**31 <= message.header.stamp.sec < 2**31:  # ROS 1 knows later ones
+        raise ImageError(f"header.stamp.sec is {message.header.stamp.sec}, must be below 2147483648")
     return core_image.to_frame(decode_message(message), config, stamp_ns=stamp_ns(message.header),
                                frame_id=str(message.header.frame_id))
 

@@ -40,7 +40,7 @@ class BagWriter:
 
     def __init__(self, path: Path | str, storage: Storage = "mcap") -> None:
         from rosbags.rosbag2 import StoragePlugin, Writer
-        self.path = Path(path)
+        self.path = Path(path).absolute() if not Path(path).name else Path(path)
         self._typestore = output_typestore()
         self.types = MessageTypes.from_typestore(self._typestore)
         self._connections: dict[str, Any] = {}

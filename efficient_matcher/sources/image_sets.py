@@ -5,6 +5,7 @@ An image that cannot be decoded is given as None under its name; a source that c
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zlib
 from collections import Counter
@@ -148,7 +149,7 @@ class _TarFailures:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (tarfile.TarError, EOFError, zlib.error, OSError)):
+        if isinstance(error, (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)):
             raise SourceError(f"{self._where}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 

@@ -17,6 +17,8 @@ from efficient_matcher.records import Frame
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FRAME_PERIOD_NS = 100_000_000  # between files whose names are no stamps
+SECOND_NS = 1_000_000_000
+LATEST_NS = 2**31 * SECOND_NS
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
@@ -71,13 +73,17 @@ def usable_images(folder: Path | str, minimum_side_px: int = 64) -> tuple[dict[P
 def stamps_of(paths: Sequence[Path]) -> list[int]:
     """A stamp in ns for each file: its name where all names are numeric, else its place at 10 Hz.
 
-    Names with a point or of nine to eleven digits are seconds; 13, 16 and 19 digits are ms, us and ns, as
-    data sets write them; shorter ones are frame numbers at 10 Hz.
+    Names are seconds where any has a point, or where the largest number has nine to eleven digits; with about 13, 16
+    and 19 they are ms, us and ns, as data sets write them, and with fewer frame numbers at 10 Hz. Zeros in front do
+    not count. What would be past the year 2038, which no message can hold, is no stamp.
     """
-    stamps = [_stamp_of_name(path.stem) for path in paths]
-    if any(stamp is None for stamp in stamps):
-        return [index * FRAME_PERIOD_NS for index in range(len(paths))]
-    return [stamp for stamp in stamps if stamp is not None]
+    names = [path.stem for path in paths]
+    if names and all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", name) for name in names):
+        unit_ns = _unit_ns(names)
+        stamps = [int(Decimal(name) * unit_ns) for name in names]
+        if max(stamps) < LATEST_NS:
+            return stamps
+    return [index * FRAME_PERIOD_NS for index in range(len(paths))]
 
 
 def read_frames(source: Path | str | Sequence[Path | str], config: InputConfig) -> Iterator[Frame]:
@@ -87,20 +93,19 @@ def read_frames(source: Path | str | Sequence[Path | str], config: InputConfig) 
         yield to_frame(read_image(path), config, stamp_ns=stamp, frame_id="")
 
 
-def _stamp_of_name(stem: str) -> int | None:
-    if not re.fullmatch(r"\d+(\.\d+)?", stem):
-        return None
-    digits = len(stem.split(".")[0])
-    if "." in stem or 9 <= digits < 12:
-        return int(Decimal(stem) * 1_000_000_000)
+def _unit_ns(names: Sequence[str]) -> int:
+    """What one is, of numbers that name images."""
+    if any("." in name for name in names):
+        return SECOND_NS
+    digits = len(str(max(map(int, names))))
     if digits < 9:
-        return int(stem) * FRAME_PERIOD_NS
+        return FRAME_PERIOD_NS
     thousands = round((digits - 10) / 3)  # 1 for milliseconds, 2 for microseconds, 3 for nanoseconds
-    return int(stem) * 10 ** max(0, 9 - 3 * thousands)
+    return int(10 ** max(0, 9 - 3 * max(0, thousands)))
 
 
 def _by_number(path: Path) -> list[tuple[int, Decimal, str]]:
-    if re.fullmatch(r"\d+\.\d+", path.stem):
+    if re.fullmatch(r"[0-9]+\.[0-9]+", path.stem):
         return [(0, Decimal(path.stem), "")]
-    parts = re.findall(r"\d+|\D+", path.stem)
-    return [(0, Decimal(part), "") if part.isdigit() else (1, Decimal(0), part) for part in parts]
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.stem)
+    return [(0, Decimal(part), "") if part[0] in "0123456789" else (1, Decimal(0), part) for part in parts]

@@ -83,6 +83,11 @@ def test_nothing_answered_is_scored_too() -> None:
     assert result["corner_error_px"]["median"] == float("inf")
 
 
+def test_a_demo_stopped_before_its_second_frame_has_no_errors_to_tell() -> None:
+    result = command.score(truths()[:1], {}, SIZE)
+    assert result["pairs"] == 0 and np.isnan(result["corner_error_px"]["median"])
+
+
 @pytest.fixture(scope="module")
 def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[command.DemoOptions, dict]:
     config = Config().with_values({"model.bundle": str(tiny_bundle), "input.width": 320, "input.height": 240,
@@ -124,6 +129,12 @@ def test_missing_model_leaves_an_earlier_demo_alone(made: tuple[command.DemoOpti
     with pytest.raises(MatcherError, match="no such bundle"):
         command.make_demo(replace(made[0], config=config, overwrite=True))
     assert (made[0].out / "report.json").exists()
+
+
+def test_only_what_has_a_truth_is_scored(made: tuple[command.DemoOptions, dict]) -> None:
+    config = made[0].config.with_values({"track.mode": "keyframe"})
+    with pytest.raises(MatcherError, match="track.mode must be sequential, not keyframe"):
+        command.make_demo(replace(made[0], config=config, overwrite=True))
 
 
 def test_results_of_an_earlier_demo_are_not_overwritten_unasked(made: tuple[command.DemoOptions, dict]) -> None:

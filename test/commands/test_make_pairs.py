@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,11 +55,14 @@ def test_what_cannot_be_used_is_skipped_by_name(images: Path, tmp_path: Path,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
     (images / "broken.jpg").write_bytes(b"no image")
     cv2.imwrite(str(images / "tiny.png"), np.zeros((20, 300), np.uint8))
-    cv2.imwrite(str(images / "my photo.png"), np.zeros((200, 300), np.uint8))
+    for name in ("my photo.png", "#1.png"):
+        cv2.imwrite(str(images / name), np.zeros((200, 300), np.uint8))
+    (images / os.fsdecode(b"caf\xe9.png")).write_bytes((images / "my photo.png").read_bytes())
     run(MakePairsOptions(images, tmp_path / "pairs.txt", json=tmp_path / "report.json"))
     printed = capsys.readouterr().out
     assert "broken.jpg: unreadable" in printed and "tiny.png: smaller" in printed and "my photo.png" in printed
-    assert len(json.loads((tmp_path / "report.json").read_text())["skipped"]) == 3
+    assert "#1.png: a name with" in printed and "caf\\xe9.png: a name with" in printed
+    assert len(json.loads((tmp_path / "report.json").read_text())["skipped"]) == 5
     assert len(read_pairs(tmp_path / "pairs.txt", images)) == 3
 
 

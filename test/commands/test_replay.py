@@ -185,6 +185,27 @@ def test_poses_are_written_for_who_asks(tmp_path: Path, write_bag: Callable[...,
         assert np.degrees(np.linalg.norm(turn)) < 5 and np.linalg.norm(row["t"]) == pytest.approx(1)
 
 
+def test_a_camera_of_an_unknown_model_is_told(tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list,
+                                              monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+    info = SimpleNamespace(width=160, height=120, distortion_model="double_sphere", d=[0.1] * 2, p=[0.0] * 12, roi=roi,
+                           k=[150.0, 0, 80, 0, 150, 60, 0, 0, 1], binning_x=0, binning_y=0)
+    monkeypatch.setattr("efficient_matcher.sources.bags.ImageBag.camera_info", lambda bag: info)
+    options = ReplayOptions(write_bag(tmp_path / "run", images), out=tmp_path / "out", config=config, video=False)
+    with pytest.raises(SourceError, match="--poses: camera_info.*double_sphere"):
+        replay(replace(options, poses=True))
+    run(options)
+    assert "no rays" in capsys.readouterr().out
+
+
+def test_a_folder_with_dots_in_its_name_gives_its_results_the_whole_name(tmp_path: Path) -> None:
+    (tmp_path / "run_2024.01.15").mkdir()
+    (tmp_path / "run.one.mcap").touch()
+    assert ReplayOptions(tmp_path / "run_2024.01.15").folder == Path("run_2024.01.15-matches")
+    assert ReplayOptions(tmp_path / "run.one.mcap").folder == Path("run.one-matches")
+
+
 def test_the_recording_itself_is_never_overwritten(
         tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list) -> None:
     bag = write_bag(tmp_path / "bag", images[:2])

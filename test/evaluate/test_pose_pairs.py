@@ -31,7 +31,8 @@ def body_pose(step: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_bag(path: Path, *, poses: str = "nav_msgs/msg/Odometry", static: bool = True, frames: int = 5,
-              distortion: float = 0.0, still: bool = False, info: bool = True) -> Path:
+              distortion: float = 0.0, still: bool = False, info: bool = True, model: str = "plumb_bob",
+              rectified: bool = False) -> Path:
     """A frame a second, a pose every tenth of one: an odometry of `base` with the camera mounted on it."""
     with BagWriter(path) as writer:
         kinds = writer._typestore.types
@@ -48,7 +49,8 @@ def write_bag(path: Path, *, poses: str = "nav_msgs/msg/Odometry", static: bool 
             roi = kinds["sensor_msgs/msg/RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
             writer.write("/cam/camera_info", 1, kinds["sensor_msgs/msg/CameraInfo"](
                 header=make_header(writer.types, 1, "cam"), height=SIZE[1], width=SIZE[0],
-                distortion_model="plumb_bob", d=np.array([distortion, 0, 0, 0, 0]), r=np.zeros(9), p=np.zeros(12),
+                distortion_model=model, d=np.array([distortion, 0, 0, 0, 0]), r=np.zeros(9),
+                p=np.array([40.0, 0, 30, 0, 0, 40, 20, 0, 0, 0, 1, 0]) * rectified,
                 k=np.array([50.0, 0, 31.5, 0, 50, 23.5, 0, 0, 1]), binning_x=0, binning_y=0, roi=roi))
         writer.add_topic("/truth", poses)
         for tenth in range(10 * (frames - 1) + 1):
@@ -101,7 +103,9 @@ def test_poses_of_the_body_become_those_of_the_camera(tmp_path: Path) -> None:
 
 
 def test_a_pose_without_a_body_is_the_camera_s(tmp_path: Path) -> None:
-    pairs, _ = read(write_bag(tmp_path / "bag", poses="geometry_msgs/msg/PoseStamped", static=False))
+    notes: list[str] = []
+    pairs, _ = read(write_bag(tmp_path / "bag", poses="geometry_msgs/msg/PoseStamped", static=False), notes=notes)
+    assert notes == ["the poses name no child_frame_id, so they are taken as those of the camera's optical frame"]
     camera0, camera1 = (matrix(body_pose(s)[0], (0, 0.1 * s, 0)) for s in (0, 2))
     assert pairs[0].T_0to1 == pytest.approx(np.linalg.inv(camera1) @ camera0)
 
@@ -109,6 +113,18 @@ def test_a_pose_without_a_body_is_the_camera_s(tmp_path: Path) -> None:
 def test_a_distorted_image_is_straightened(tmp_path: Path) -> None:
     pairs, _ = read(write_bag(tmp_path / "bag", distortion=-0.3))
     assert pairs[0].image1[24, 32] == 20 and pairs[0].image1[0, 0] in (0, 20)
+
+
+def test_a_rectified_image_is_taken_as_it_is(tmp_path: Path) -> None:
+    pairs, _ = read(write_bag(tmp_path / "bag", distortion=-0.3, rectified=True), undistort=False)
+    assert (pairs[0].image1 == 20).all() and pairs[0].K0.tolist() == [[40, 0, 30], [0, 40, 20], [0, 0, 1]]
+    with pytest.raises(SourceError, match="p is zero, so rays of rectified images are unknown"):
+        read(write_bag(tmp_path / "raw"), undistort=False)
+
+
+def test_a_distortion_that_is_not_known_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="bag: camera_info.*double_sphere"):
+        read(write_bag(tmp_path / "bag", model="double_sphere", distortion=0.1))
 
 
 def test_pairs_without_motion_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -76,9 +76,11 @@ def test_what_is_no_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "text.tar").write_text("x" * 2000)
     (tmp_path / "zip.tar.gz").write_bytes(b"\x1f\x8b" + bytes(30))
+    (tmp_path / "zip.tar.xz").write_bytes(b"\xfd7zXZ\x00" + bytes(60))
     for name, message in [("none", "none: no such folder or file"), ("notes.txt", "neither a folder of images, a tar"),
                           ("text.tar", "text.tar: cannot be read as a tar file"),
-                          ("zip.tar.gz", "zip.tar.gz: cannot be read as a tar file")]:
+                          ("zip.tar.gz", "zip.tar.gz: cannot be read as a tar file"),
+                          ("zip.tar.xz", "zip.tar.xz: cannot be read as a tar file")]:
         with pytest.raises(SourceError, match=message):
             open_images(tmp_path / name)
     with pytest.raises(SourceError, match="a topic belongs to a bag"):

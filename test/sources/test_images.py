@@ -27,9 +27,20 @@ def test_decimals_come_in_their_order(tmp_path: Path) -> None:
     (["1403636579.png"], [1403636579 * 10**9]),
     (["000000.png", "000003.png"], [0, 300_000_000]),
     (["left.png", "000003.png"], [0, 100_000_000]),
+    (["0000000000.png", "0000000001.png"], [0, 100_000_000]),
+    (["0.5.png", "1.png", "1.5.png"], [500_000_000, 1_000_000_000, 1_500_000_000]),
+    (["99999999999999999.png", "1403636579763555584.png"], [99999999999999999, 1403636579763555584]),
+    (["20240115123045.png", "20240115123046.png"], [0, 100_000_000]),
+    (["2\u00b2.png", "3.png"], [0, 100_000_000]),
 ])
 def test_stamps_come_from_numeric_names(names: list[str], stamps: list[int]) -> None:
     assert stamps_of([Path(name) for name in names]) == stamps
+
+
+def test_a_digit_that_is_no_decimal_is_ordered_as_a_letter(tmp_path: Path) -> None:
+    for name in ("x2\u00b2.png", "x10.png", "x2.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in list_images(tmp_path)] == ["x2.png", "x2\u00b2.png", "x10.png"]
 
 
 def test_numbers_are_ordered_by_value(tmp_path: Path) -> None:
