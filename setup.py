@@ -15,8 +15,8 @@ PACKAGE = "efficient_matcher"
 
 COMMAND_LINE = ["typer>=0.12", "rich>=13"]
 REPLAY = ["rosbags>=0.10.4", *COMMAND_LINE]
-TRAIN = ["torch>=2.2", "safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.5", "torch-pruning>=1.5", "tensorboard>=2.14",
-         *COMMAND_LINE]
+TRAIN = ["torch>=2.2", "opencv-python-headless>=4.8", "onnxruntime>=1.18", "safetensors>=0.4", "onnx>=1.16",
+         "onnxscript>=0.5", "torch-pruning>=1.5", "tensorboard>=2.14", *COMMAND_LINE]
 # rosbags describes and packs the messages; the codec override leans on internals of cyclonedds 11
 DDS = ["cyclonedds>=11,<12", *REPLAY]
 # elsewhere there may be no wheel, and the suite does without

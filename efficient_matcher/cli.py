@@ -14,12 +14,18 @@ EXTRAS = {"typer": "replay", "rich": "replay", "rosbags": "replay", "torch": "tr
           "onnx": "train", "onnxscript": "train", "skimage": "demo", "cyclonedds": "dds",
           "matplotlib": "plots"}
 
+OLDEST_TYPER = 0, 9  # Ubuntu 22.04 has 0.4, whose commands cannot be declared as ours are
+
 
 def main() -> int:
     """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     # A damaged image is counted and named; OpenCV would print a line of its own for each.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     try:
+        import typer
+        if tuple(map(int, typer.__version__.split(".")[:2])) < OLDEST_TYPER:
+            print(f"error: typer {typer.__version__} is too old: pip install 'typer>=0.12'", file=sys.stderr)
+            return 1
         from efficient_matcher.commands.app import app
         return app(prog_name="efficient-matcher", standalone_mode=True) or 0
     except ImportError as error:

@@ -58,6 +58,8 @@ class InputConfig:
                           unit="px", minimum=0, maximum=4096)
     height: int = _setting(480, "images are resized to this height; 0 keeps the camera's",
                            unit="px", minimum=0, maximum=4096)
+    depth_bits: int = _setting(16, "bits in use of images with 16 bits a pixel; 12 for a camera whose upper 4 stay zero",
+                               minimum=8, maximum=16)
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def settings() -> Iterator[Setting]:
             yield Setting(f"{section.name}.{entry.name}", entry.default, **entry.metadata)
 
 
-ROS_PARAMETERS = ("use_sim_time", "qos_overrides")  # every node of ROS has these
+ROS_PARAMETERS = ("use_sim_time", "qos_overrides", "start_type_description_service")  # every node of ROS has these
 
 
 def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -249,18 +251,33 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError("must be a mapping of sections")
     flat = {}
     for section, entries in _below_ros_heading(tree).items():
-        if not isinstance(entries, dict):
+        if "." in section and not isinstance(entries, dict):  # ROS knows both ways
+            flat[section] = entries
+        elif not isinstance(entries, dict):
             raise ConfigError(f"unknown setting or empty section '{section}'")
-        flat.update({f"{section}.{key}": value for key, value in entries.items()})
+        else:
+            flat.update({f"{section}.{key}": value for key, value in entries.items()})
     return flat
 
 
 def _below_ros_heading(tree: dict[str, Any]) -> dict[str, Any]:
-    """The sections; in a parameter file of ROS they stand below a node's name, beside parameters of ROS itself."""
-    if not tree or any(not isinstance(part, dict) or set(part) != {"ros__parameters"} for part in tree.values()):
+    """The sections; in a parameter file of ROS they stand below a node's name, which may be split by its namespaces,
+    beside parameters of ROS itself."""
+    parameters = _ros_parameters(tree)
+    if not parameters:
         return tree
-    parameters = [part["ros__parameters"] or {} for part in tree.values()]
-    return {name: entries for part in parameters for name, entries in part.items() if name.split(".")[0] not in ROS_PARAMETERS}
+    return {name: entries for part in parameters for name, entries in part.items()
+            if name.split(".")[0] not in ROS_PARAMETERS}
+
+
+def _ros_parameters(tree: Any) -> list[dict[str, Any]]:
+    """What stands below each `ros__parameters`; none where there is anything else."""
+    if not isinstance(tree, dict):
+        return []
+    if set(tree) == {"ros__parameters"}:
+        return [tree["ros__parameters"] or {}]
+    below = [_ros_parameters(part) for part in tree.values()]
+    return [part for parts in below for part in parts] if all(below) else []
 
 
 def _find(name: str) -> Setting:

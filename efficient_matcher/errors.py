@@ -25,3 +25,7 @@ class SourceError(MatcherError):
 
 class RecipeError(MatcherError):
     """A recipe with an unknown, missing or duplicate key or a value out of range; names file and field."""
+
+
+class ExportError(MatcherError):
+    """Networks that do not fit together, a graph that does not equal its network, a folder that is taken."""

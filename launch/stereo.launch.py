@@ -9,7 +9,9 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 DEFAULT_CONFIG = PathJoinSubstitution([FindPackageShare("efficient_matcher"), "config", "stereo.yaml"])
-RECTIFIED = {"node.undistort": False}  # as image_rect is, whose rays come from P; a parameter file may say otherwise
+# As image_rect is, whose rays come from P. A parameter file may say otherwise: this goes below it, which a dictionary
+# among the node's parameters would not, as ROS puts what is for one node by name above what is for all.
+RECTIFIED = ["--ros-args", "-p", "node.undistort:=false"]
 ARGUMENTS = [
     DeclareLaunchArgument("left", default_value="left", description="namespace of the left camera"),
     DeclareLaunchArgument("right", default_value="right", description="namespace of the right camera"),
@@ -34,8 +36,8 @@ def make_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     remappings = [(f"{side}/{name}", f"{value[side]}/{value['image'] if name == 'image' else name}")
                   for side in ("left", "right") for name in ("image", "camera_info")]
     return [Node(package="efficient_matcher", executable="matcher_node", name=value["name"],
-                 namespace=value["namespace"], parameters=[RECTIFIED, value["config"], overrides(value)],
-                 remappings=remappings, output="screen")]
+                 namespace=value["namespace"], arguments=RECTIFIED,
+                 parameters=[value["config"], overrides(value)], remappings=remappings, output="screen")]
 
 
 def overrides(value: dict[str, str]) -> dict[str, bool]:

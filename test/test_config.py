@@ -43,6 +43,15 @@ def test_a_long_value_with_spaces_is_read_back(tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.yaml") == config
 
 
+@pytest.mark.parametrize("text", [
+    "/robot1:\n  matcher:\n    ros__parameters:\n      track: {mode: keyframe}\n",
+    "robot1:\n  matcher:\n    ros__parameters: {track.mode: keyframe, start_type_description_service: true}\n",
+    "track.mode: keyframe\n"])
+def test_what_ros_reads_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_config(tmp_path / "config.yaml") == Config().with_values({"track.mode": "keyframe"})
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert load_config(tmp_path / "empty.yaml") == Config()

@@ -131,8 +131,8 @@ def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: in
 def _both(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> tuple[list[Any], float]:
     from efficient_matcher.learn.finetune_matching import finetune_both
     extractor, matcher = _load(options, "superpoint"), _load(options, "superglue")
-    _same_descriptors(extractor, matcher, None)
     teachers = _teacher(options, "superpoint"), _teacher(options, "superglue")
+    _same_descriptors(extractor, matcher, teachers[1])
     if (teachers[0] is None) != (teachers[1] is None):
         raise MatcherError("both networks need a teacher, or neither")
     superpoint, superglue, hours = finetune_both(

@@ -10,7 +10,7 @@ from typing import Any
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.commands.runs import training_images
 from efficient_matcher.errors import MatcherError, RecipeError
-from efficient_matcher.files import result_folder, write_json
+from efficient_matcher.files import check_apart, result_folder, write_json
 
 NAMES = ("superpoint", "superglue")
 
@@ -48,12 +48,14 @@ def run(options: PruneOptions) -> dict[str, Any]:
     given = [name for name in NAMES if getattr(options, name) is not None]
     if not given:
         raise MatcherError("nothing to prune: give --superpoint, --superglue or both")
+    results = [f"{name}.safetensors" for name in given]
+    check_apart([*(options.out / name for name in results), options.json], [options.superpoint, options.superglue])
     before = {name: _loaded(options, name) for name in given}
     recipe = _recipe(options, before)
     images = training_images(options) if options.images is not None else None
     pruned = prune_networks(before.get("superpoint"), before.get("superglue"), recipe, images, options.threads, print)
     after = {name: network for name, network in zip(NAMES, pruned) if network is not None}
-    folder = result_folder(options.out, [f"{name}.safetensors" for name in given], options.overwrite)
+    folder = result_folder(options.out, results, options.overwrite)
     report = {name: _written(folder / f"{name}.safetensors", getattr(options, name), before[name], after[name], recipe)
               for name in given}
     if options.json is not None:

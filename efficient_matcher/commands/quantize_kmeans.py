@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,7 @@ def _save(options: KMeansOptions, networks: dict[str, Any], method: dict[str, An
 def _bundle(options: KMeansOptions, networks: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
     """Export, compress, and say in the card what was done; bytes, and their share of the float32 weights given."""
     from efficient_matcher.commands.export import ExportOptions, card_fields
+    from efficient_matcher.learn.bundle_folder import check_free
     from efficient_matcher.learn.export import write_bundle
     from efficient_matcher.learn.pack import pack_bundle, stored_bytes
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
@@ -115,16 +118,19 @@ def _bundle(options: KMeansOptions, networks: dict[str, Any], method: dict[str, 
     given = sum(parameter.numel() for network in dense for parameter in network.parameters())
     fields = card_fields(ExportOptions(options.superpoint, options.superglue, options.out, options.name,
                                        options.licence))
-    if options.out.exists() and options.out.is_file():
-        raise MatcherError(f"{options.out}: is a file")
-    write_bundle(options.out, networks["superpoint"], networks["superglue"], fields)
 
     def told(card: Any) -> Any:
         parts = {part: {**getattr(card, part), "precision": f"float32 in codebooks of {method[name]['bits']} bits"}
                  for part, name in (("extractor", "superpoint"), ("matcher", "superglue"))}
         return replace(card, **parts, training={**card.training, "quantized": method})
 
-    pack_bundle(options.out, options.out, told)
+    check_free(options.out)
+    plain = options.out.with_name(f".{options.out.name}.{os.getpid()}.plain")
+    try:
+        write_bundle(plain, networks["superpoint"], networks["superglue"], fields)
+        pack_bundle(plain, options.out, told)
+    finally:
+        shutil.rmtree(plain, ignore_errors=True)
     size = stored_bytes(options.out)
     return {"bytes": size, "given_parameters": given, "share": size / (4 * given)}
 

@@ -46,7 +46,8 @@ class LinearOptions:
 def run(options: LinearOptions) -> dict[str, Any]:
     """Quantize, write the bundle; returns what --json writes. Raises MatcherError. A run that was stopped goes on."""
     from efficient_matcher.commands.export import ExportOptions, card_fields
-    from efficient_matcher.learn.export import check_free, replace_bundle, write_bundle
+    from efficient_matcher.learn.bundle_folder import check_free, replace_bundle
+    from efficient_matcher.learn.export import write_bundle
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
     recipe = _recipe(options)
     check_free(options.out)
@@ -191,11 +192,10 @@ def _tell_card(folder: Path, report: dict[str, Any]) -> None:
     matcher = report.get("matcher")
     told.update({name: {key: found[key] for key in (*keys, "pairs") if key in found}
                  for name, found in (*variants.items(), *([("matcher", matcher)] if matcher else []))})
-    kept = {} if bits == 4 else card.measured
     write_card(folder, replace(
         card, extractor={**card.extractor, "precision": extractor},
         matcher=card.matcher if bits == 8 and not matcher else {**card.matcher, "precision": extractor},
-        measured=plain({**kept, "quantization": told}),
+        measured=plain({"quantization": told}),  # how far from torch the graphs in floats were is not told of these
         files={name: file_sha256(folder / name) for name in (*card.files, *variants)}))
 
 

@@ -32,7 +32,9 @@ def run(options: ChainOptions) -> dict[str, Any]:
     from efficient_matcher.learn.parallel import started_together
     if started_together():
         raise MatcherError("train all starts its processes itself; under torchrun run the stages one by one")
+    from efficient_matcher.sources.image_sets import open_images
     chain = _chain(options)
+    open_images(options.images, options.topic)  # of which the first stage needs none
     _keep_to(options, chain)
     detector = options.out / "detector" / "detector.safetensors"
     extractor = options.out / "superpoint" / "superpoint.safetensors"

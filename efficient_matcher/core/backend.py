@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +22,7 @@ AUTO = "auto"
 KINDS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 REFERENCE = "onnxruntime"
 WARM_UP_RUNS = 5
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # Of the reference's root mean square. Float32 kernels of the two differ by 1e-6, int8 kernels by 0.035; faults by more.
 DEVIATION = 0.06
 BYTE_ZERO = 128  # what stands for zero in an output of bytes
@@ -51,9 +54,20 @@ def open_model(path: Path, threads: int = 0, kind: str = REFERENCE, *, inputs: S
 def available_threads() -> int:
     """CPUs this process may run on; in a container or under taskset fewer than the machine has."""
     try:
-        return max(1, len(os.sched_getaffinity(0)))
+        allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, math.ceil(_quota())))
+
+
+def _quota() -> float:
+    """CPUs' worth of time a container gets (docker run --cpus), by the second version of control groups; else as many
+    as there may be."""
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return int(quota) / int(period)  # "max" is no number
+    except (OSError, ValueError, ZeroDivisionError):
+        return float(sys.maxsize)
 
 
 def agrees(outputs: Arrays, reference: Arrays) -> bool:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,21 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
+    @cached_property
+    def checksums(self) -> list[int]:
+        """Of each image, CRC-32: those of two bags have the same names."""
+        return [zlib.crc32(np.ascontiguousarray(image)) for image in self.images]
+
+    @cached_property
     def key(self) -> str:
-        """Of which images these are: SHA-256 of their names."""
-        return key_of(list(self.names))
+        """Of which images these are: SHA-256 of names and checksums."""
+        return key_of([list(self.names), self.checksums])
+
+
+def check_cells(width: int, height: int) -> None:
+    """Raise ValueError for a size of views that a network would not see whole."""
+    if width % CELL or height % CELL:
+        raise ValueError(f"width and height must be multiples of {CELL}, got {width} and {height}")
 
 
 def key_of(parts: list[Any]) -> str:
@@ -88,8 +101,7 @@ class PairConfig:
     photometric: AugmentConfig = AugmentConfig(together=0.3)
 
     def __post_init__(self) -> None:
-        if self.width % CELL or self.height % CELL:
-            raise ValueError(f"width and height must be multiples of {CELL}, got {self.width} and {self.height}")
+        check_cells(self.width, self.height)
 
 
 @dataclass(frozen=True)

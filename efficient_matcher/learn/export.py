@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from efficient_matcher.core.backend import open_model
-from efficient_matcher.core.bundle import CARD_NAME, EXTRACTOR_NAME, MATCHER_NAME, file_sha256, load_bundle, write_card
+from efficient_matcher.core.bundle import EXTRACTOR_NAME, MATCHER_NAME, file_sha256, load_bundle, write_card
 from efficient_matcher.core.stages import StagedNetwork, normalised_keypoints
-from efficient_matcher.errors import MatcherError
+from efficient_matcher.errors import ExportError
 from efficient_matcher.files import plain
+from efficient_matcher.learn.bundle_folder import check_free, replace_bundle
 from efficient_matcher.learn.extractor_graph import extractor_model
 from efficient_matcher.learn.matcher_graph import matcher_model
 from efficient_matcher.learn.matcher_stages import matcher_stages
@@ -31,10 +32,6 @@ PARITY_BOUND = 2e-4
 IMAGE_SIZES = ((480, 640), (184, 264))  # (height, width)
 KEYPOINT_COUNTS = ((512, 512), (300, 37))
 Arrays = dict[str, NDArray[Any]]
-
-
-class ExportError(MatcherError):
-    """Networks that do not fit together, a graph that does not equal its network, a folder that is taken."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,6 @@ def write_bundle(folder: Path | str, superpoint: SuperPoint, superglue: SuperGlu
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return written
-
-
-def check_free(folder: Path) -> None:
-    """Raise ExportError when `folder` cannot be replaced, or holds something that is no bundle."""
-    if not folder.name:
-        raise ExportError(f"{folder}: is the folder you are in, which cannot be replaced; choose another")
-    if folder.exists() and not (folder / CARD_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder}: exists and is not a bundle; choose another folder")
 
 
 def extractor_parity(
@@ -160,20 +149,6 @@ def _fill(folder: Path, superpoint: SuperPoint, superglue: SuperGlue, card: Card
 def _description(architecture: str, network: SuperPoint | SuperGlue) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {"architecture": architecture, **network.config.to_dict(), "parameters": parameters, "precision": "float32"}
-
-
-def replace_bundle(folder: Path, new: Path) -> None:
-    """Put the folder `new` at `folder`, whose old content goes only when that has worked. Raises OSError."""
-    old = new.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _session(model: onnx.ModelProto | Path) -> Any:

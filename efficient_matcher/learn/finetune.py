@@ -114,6 +114,9 @@ class JointFinetuning:
 
 
 def _check_regrowth(recipe: SuperPointFinetuning | SuperGlueFinetuning | JointFinetuning) -> None:
+    ramps = [getattr(recipe, name, None) for name in ("prune", "prune_superpoint", "prune_superglue")]
+    if recipe.keep_codebooks and any(ramps):
+        raise ValueError("keep_codebooks and a pruning ramp each change equal weights together or one by one; prune first")
     if recipe.regrow is not None and (recipe.keep_codebooks or not recipe.keep_zeros):
         raise ValueError("regrow moves the zeros there are; it goes with keep_zeros and without keep_codebooks")
 
@@ -237,11 +240,13 @@ class Pruning(Constraint):
             masks.mask_gradients()
 
     def state(self) -> dict[str, Any]:
-        """The gradients summed up since zeros last changed places."""
-        return {"wanted": [masks.wanted for masks in filter(None, self._masks)]} if self._regrowth else {}
+        """How far the ramps are, and the gradients summed up since zeros last changed places."""
+        wanted = {"wanted": [masks.wanted for masks in filter(None, self._masks)]} if self._regrowth else {}
+        return {"shares": self._shares, **wanted}
 
     def resume(self, state: dict[str, Any]) -> None:
         """See `state`."""
+        self._shares = list(state.get("shares", self._shares))
         for masks, wanted in zip(filter(None, self._masks), state.get("wanted", [])):
             for own, saved in zip(masks.wanted, wanted):
                 own.copy_(saved)

@@ -32,10 +32,14 @@ def label_images(
     """
     if labeller is None and not cache.exists():
         raise SourceError(f"{cache}: no such file of labels")
-    maker, known = _read(cache)
+    maker, known, checksums = _read(cache)
     name = labeller.name if labeller is not None else maker or SIFT.name
     if maker not in (None, name):
         raise SourceError(f"{cache}: holds labels by '{maker}', not by '{name}'; choose another folder")
+    for image, checksum in zip(images.names, images.checksums):
+        if checksums.setdefault(image, checksum) != checksum:
+            raise SourceError(f"{cache}: holds labels of another image that is called {image} as well; "
+                              "choose another folder")
     missing = [i for i, image in enumerate(images.names) if image not in known]
     labeller = labeller or (SIFT if name == SIFT.name else None)
     if missing and labeller is None:
@@ -44,7 +48,7 @@ def label_images(
     for done, (i, points) in enumerate(zip(missing, _made(images, missing, labeller, workers)), 1):
         known[images.names[i]] = points
         if done % SAVE_EVERY == 0 or done == len(missing):
-            _write(cache, name, known)
+            _write(cache, name, known, checksums)
         progress(done, len(missing))
     return [known[name] for name in images.names]
 
@@ -70,25 +74,29 @@ def _label(image: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
     return _own(image, seed)
 
 
-def _read(cache: Path) -> tuple[str | None, Labels]:
-    """Who made the labels in the file, and the labels; None if there is no file."""
+def _read(cache: Path) -> tuple[str | None, Labels, dict[str, int]]:
+    """Who made the labels in the file, None if there is no file; the labels; and their images' checksums, which earlier
+    files did not hold."""
     if not cache.exists():
-        return None, {}
+        return None, {}, {}
     try:
         with np.load(cache) as stored:
             parts = np.split(stored["points"], np.cumsum(stored["counts"])[:-1])
             maker = str(stored["labeller"]) if "labeller" in stored else SIFT.name  # files of before had only one
-            return maker, dict(zip(stored["names"].tolist(), parts))
+            names = stored["names"].tolist()
+            checksums = dict(zip(names, stored["checksums"].tolist())) if "checksums" in stored else {}
+            return maker, dict(zip(names, parts)), checksums
     except Exception as error:  # a damaged file shows itself in many types of error
         raise SourceError(f"{cache}: not a readable file of labels ({type(error).__name__})") from None
 
 
-def _write(cache: Path, maker: str, labels: Labels) -> None:
+def _write(cache: Path, maker: str, labels: Labels, checksums: dict[str, int]) -> None:
     partial = cache.with_suffix(".partial.npz")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(partial, names=np.array(list(labels)), counts=np.array([len(p) for p in labels.values()]),
-                 points=np.concatenate(list(labels.values())), labeller=np.array(maker))
+                 points=np.concatenate(list(labels.values())), labeller=np.array(maker),
+                 checksums=np.array([checksums[name] for name in labels], np.uint32))
         partial.replace(cache)
     except OSError as error:
         raise MatcherError(f"{cache}: cannot be written: {error.strerror}") from None

@@ -26,6 +26,7 @@ from efficient_matcher.core.bundle import file_sha256, load_bundle, write_card
 from efficient_matcher.core.compressed import GAP_GOES_ON, MAGIC, is_compressed, per_byte, restored, to_planes, unpacked
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import write_bytes_atomic
+from efficient_matcher.learn.bundle_folder import check_free, replace_bundle
 from efficient_matcher.records import ModelCard
 
 SMALL = 256  # bytes; smaller tensors stay where they are
@@ -122,10 +123,7 @@ def _rewritten(source: Path, out: Path, change: Callable[[Path], bytes],
                told: Callable[[ModelCard], ModelCard]) -> ModelCard:
     """The bundle `source` at `out`, `change` giving the new bytes of each file that is of the other kind."""
     bundle = load_bundle(source)
-    if not out.name:
-        raise MatcherError(f"{out}: is the folder you are in, which cannot be replaced; choose another")
-    if out.exists() and not (out / "model.yaml").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise MatcherError(f"{out}: exists and is not a bundle; choose another folder")
+    check_free(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         for name in bundle.card.files:
@@ -136,20 +134,12 @@ def _rewritten(source: Path, out: Path, change: Callable[[Path], bytes],
         card = replace(told(bundle.card), files=files)
         write_card(partial, card)
         load_bundle(partial)
-        _replace(out, partial)
+        replace_bundle(out, partial)
     except OSError as error:
         raise MatcherError(f"{out}: cannot be written: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return card
-
-
-def _replace(folder: Path, new: Path) -> None:
-    old = new.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _holes(model: bytes) -> Iterator[tuple[int, bytes, str]]:

@@ -77,7 +77,7 @@ def gather_scene_pairs(
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> ScenePairSet:
     """Scenes papered with the images: each process renders its part into `folder`, then reads those of all."""
-    key = key_of([asdict(config), seed, images.names])
+    key = key_of([asdict(config), seed, images.key])
     return gather_parts(ScenePairSet, folder, "scene-pairs", key, lambda part, parts: render_scene_pairs(
         images, config, seed, part, parts, progress))
 

@@ -40,6 +40,11 @@ class SuperGlueConfig:
     keys: int = 0  # attention reads only so many of an image's keypoints, the first, which are the best; 0: all
     folded: bool = False  # no batch norms, no `merge`: the layers next to them have taken them over (see fold.py)
 
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.heads < 1 or self.descriptor_dim < 1:
+            raise ValueError("layers, heads and descriptor_dim must be at least 1")
+        self.layer_sizes()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and model cards."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

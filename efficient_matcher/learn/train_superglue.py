@@ -16,6 +16,7 @@ from torch import Tensor
 
 from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.keypoints import inside, warp_points
+from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig, normalize_keypoints
 from efficient_matcher.learn.training import Loop, LoopConfig
 from efficient_matcher.learn.transport import sinkhorn
@@ -31,15 +32,15 @@ class SuperGlueTraining:
     network: SuperGlueConfig = COMPACT
     views: ViewConfig = ViewConfig()
     loop: LoopConfig = LoopConfig(steps=2000, learning_rate=1e-4, warmup_steps=100)
-    pairs: int = 8  # per step and process, at first
-    keypoints: int = 256  # at first: twice as many pairs in the same time
-    all_keypoints_from: float = 0.7  # share of the run after which all keypoints of a view take part
-    pairs_then: int = 4
-    match_px: float = 3.0
-    no_match_px: float = 4.0  # a keypoint without a neighbour this near belongs to the dustbin
-    transport_iterations: int = 20
-    early_weight: float = 0.4  # of the assignment after an earlier pair of layers, so that easy images can stop there
-    unmatched_weight: float = 0.7  # a missed match costs a tracker more than one that the robust fit drops
+    pairs: int = setting(8, minimum=1)  # per step and process, at first
+    keypoints: int = setting(256, minimum=8)  # at first: twice as many pairs in the same time
+    all_keypoints_from: float = setting(0.7, minimum=0.0, maximum=1.0)  # share of the run after which all keypoints of a view take part
+    pairs_then: int = setting(4, minimum=1)
+    match_px: float = setting(3.0, minimum=0.0)
+    no_match_px: float = setting(4.0, minimum=0.0)  # a keypoint without a neighbour this near belongs to the dustbin
+    transport_iterations: int = setting(20, minimum=2)
+    early_weight: float = setting(0.4, minimum=0.0)  # of the assignment after an earlier pair of layers, so that easy images can stop there
+    unmatched_weight: float = setting(0.7, minimum=0.0)  # a missed match costs a tracker more than one that the robust fit drops
 
 
 def train_superglue(

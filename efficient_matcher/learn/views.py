@@ -23,7 +23,7 @@ from torch import Tensor
 from efficient_matcher.core.features import CANDIDATES
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.augment import AugmentConfig, augment
-from efficient_matcher.learn.data import ImageSet, key_of
+from efficient_matcher.learn.data import ImageSet, check_cells, key_of
 from efficient_matcher.learn.homographies import TRAINING, HomographyRange, squeezed_homography
 from efficient_matcher.learn.keypoints import centroids, sharp_peaks
 from efficient_matcher.learn.parallel import rank, wait_for_all, world_size
@@ -48,6 +48,9 @@ class ViewConfig:
     tiled: float = setting(0.5, minimum=0.0, maximum=1.0)  # share of the images replaced by four shrunken ones; see tiles.py
     warp: HomographyRange = TRAINING
     photometric: AugmentConfig = AugmentConfig(probability=0.3, sharpen=1.0)
+
+    def __post_init__(self) -> None:
+        check_cells(self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,9 @@ def gather_parts(kind: type[Set], folder: Path, name: str, key: str, make: Calla
 
 
 def features_key(network: SuperPoint, images: ImageSet, config: Any, seed: int) -> str:
-    """Of all that features depend on: SHA-256 of the network's tensors, the images' names, a config, the seed, and which
-    keypoints are chosen."""
-    return key_of([asdict(config), seed, images.names, fingerprint(network), "sharp peaks", CANDIDATES])
+    """Of all that features depend on: SHA-256 of the network's tensors, the images, a config, the seed, and which keypoints
+    are chosen."""
+    return key_of([asdict(config), seed, images.key, fingerprint(network), "sharp peaks", CANDIDATES])
 
 
 def _stored_key(path: Path) -> str | None:

@@ -16,6 +16,7 @@ from efficient_matcher.ros.messages import MessageTypes, model_hash
 
 OK, WARN, ERROR = 0, 1, 2  # levels of diagnostic_msgs/DiagnosticStatus
 UNPAIRED = "left and right images arrive but do not pair: their stamps differ by more than node.stereo_slop_s"
+QUIET_S = 5.0  # without an image; a camera may be slower than the reports
 RESULTS_KEPT = 100  # results the medians are taken over
 
 
@@ -36,6 +37,7 @@ class Health:
         self._lock = threading.Lock()
         self._recent: deque[tuple[int, int, bool, int]] = deque(maxlen=RESULTS_KEPT)  # _medians
         self._last = (monotonic(), WorkerStats(0, 0, 0, 0, {}, ""), 0)
+        self._last_image = monotonic()  # or, before the first one, when it began to be waited for
 
     def add(self, result: PairResult) -> None:
         """Takes a result that was published."""
@@ -50,6 +52,9 @@ class Health:
         with self._lock:
             (then, before, unpaired_before), self._last = self._last, (now, stats, unpaired)
             recent = np.array(self._recent, np.float64).reshape(-1, 4)
+            if stats.received != before.received or not is_open:
+                self._last_image = now
+            is_quiet = now - self._last_image >= QUIET_S
         seconds = max(now - then, 1e-6)
         values = {
             "images_per_s": f"{(stats.received - before.received) / seconds:.1f}",
@@ -62,7 +67,7 @@ class Health:
         }
         if is_open and stats.received == before.received and unpaired > unpaired_before:
             return Status(WARN, UNPAIRED, values)
-        return Status(*_judged(stats, before, recent, is_open), values)
+        return Status(*_judged(stats, before, recent, is_open, is_quiet), values)
 
 
 def diagnostics_message(types: MessageTypes, status: Status, name: str, stamp: Any) -> Any:
@@ -81,13 +86,14 @@ def _medians(recent: np.ndarray) -> dict[str, str]:
             "valid_share": f"{valid.mean():.2f}", "matcher_depth_median": f"{np.median(depth):.0f}"}
 
 
-def _judged(stats: WorkerStats, before: WorkerStats, recent: np.ndarray, is_open: bool) -> tuple[int, str]:
+def _judged(stats: WorkerStats, before: WorkerStats, recent: np.ndarray, is_open: bool,
+            is_quiet: bool) -> tuple[int, str]:
     if not is_open:
         return OK, "idle: disabled, or nobody subscribes to results"
     if stats.failed > before.failed:
         level = WARN if stats.processed > before.processed else ERROR
         return level, f"{stats.failed - before.failed} images could not be used: {stats.last_error}"
-    if stats.received == before.received:
+    if is_quiet or not stats.received:
         return WARN, "no images arrive"
     if len(recent) and recent[:, 2].mean() < 0.5:
         return WARN, "no homography for most images"

@@ -12,6 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from efficient_matcher.config import NodeConfig
+from efficient_matcher.errors import ConfigError
 from efficient_matcher.ros.pairing import StampPairing
 
 MONO = ("image",), ("camera_info",)
@@ -78,9 +79,12 @@ class CameraInputs:
         self._pairing.clear()
 
     def _subscribe(self, kind: Any, topic: str, callback: Callable[[int, Any], None], index: int) -> None:
-        self._subscriptions.append(self._node.create_subscription(
-            kind, topic, partial(callback, index), sensor_qos(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+        try:
+            self._subscriptions.append(self._node.create_subscription(
+                kind, topic, partial(callback, index), sensor_qos(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+        except RuntimeError as error:  # such as a word that no policy has
+            raise ConfigError(f"qos_overrides.{topic}.subscription: {' '.join(str(error).split())}") from None
 
     def _single(self, index: int, message: Any) -> None:
         self._on_images((message,))

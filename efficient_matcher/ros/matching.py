@@ -122,8 +122,11 @@ class Matching:
         return self.worker.stats()
 
     def start(self) -> None:
-        """Subscribes if results are wanted, and publishes `~/info`."""
-        self.update_inputs()
+        """Subscribes if results are wanted, and publishes `~/info`. Raises ConfigError for quality of service that is
+        none, now and not when somebody first wants results."""
+        self.inputs.open()
+        if not self._wanted():
+            self.inputs.close()
         self._publish_info()
 
     def stop(self) -> bool:

@@ -106,8 +106,8 @@ def make_header(types: MessageTypes, stamp: int, frame_id: str) -> Any:
     return types.header(stamp=types.time(sec=sec, nanosec=nanosec), frame_id=frame_id)
 
 
-def decode_message(message: Any) -> NDArray[np.uint8]:
-    """Grey [H,W] uint8 of a sensor_msgs Image or CompressedImage.
+def decode_message(message: Any, depth_bits: int = 16) -> NDArray[np.uint8]:
+    """Grey [H,W] uint8 of a sensor_msgs Image or CompressedImage; depth_bits: as in `core.image.decode_image`.
 
     Encodings the project's decoder does not know go through cv_bridge where it is installed.
     Raises ImageError naming the field that is wrong.
@@ -116,7 +116,7 @@ def decode_message(message: Any) -> NDArray[np.uint8]:
         return core_image.decode_compressed(message.data)
     try:
         return core_image.decode_image(message.data, message.height, message.width, message.encoding, message.step,
-                                       bool(message.is_bigendian))
+                                       bool(message.is_bigendian), depth_bits)
     except ImageError:
         if message.encoding in core_image.ENCODINGS:
             raise
@@ -135,7 +135,7 @@ def frame_of(message: Any, config: InputConfig) -> Frame:
         raise ImageError(f"header.stamp.nanosec is {message.header.stamp.nanosec}, must be below 1000000000")
     if not -2**31 <= message.header.stamp.sec < 2**31:  # ROS 1 knows later ones
         raise ImageError(f"header.stamp.sec is {message.header.stamp.sec}, must be below 2147483648")
-    return core_image.to_frame(decode_message(message), config, stamp_ns=stamp_ns(message.header),
+    return core_image.to_frame(decode_message(message, config.depth_bits), config, stamp_ns=stamp_ns(message.header),
                                frame_id=str(message.header.frame_id))
 
 

@@ -103,6 +103,9 @@ class MatcherNode(Node):
             self.matching.stream.reset()
 
     def _on_set_reference(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self.matching.config.node.stereo:
+            response.success, response.message = False, "each pair of two cameras is matched by itself: no reference"
+            return response
         self.matching.stream.set_reference()
         response.success, response.message = True, "the next image becomes the reference"
         return response

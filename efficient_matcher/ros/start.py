@@ -14,6 +14,8 @@ HINTS = {
                    "for a virtual environment create it with --system-site-packages",
 }
 
+OLDER_NUMPY = "; a module built for NumPy 1 does not load with 2: pip install 'numpy<2'"
+
 
 def main(args: list[str] | None = None) -> int:
     """Runs the node until it is interrupted or ROS shuts down; returns the exit code."""
@@ -35,7 +37,8 @@ def describe_import_error(error: ImportError) -> str:
     """One line: the module that is missing and how to get it; for other failures the error's own first line."""
     module = (error.name or "").split(".")[0]
     if not isinstance(error, ModuleNotFoundError):
-        return f"cannot import {module or 'a module'}: {str(error).strip().splitlines()[0]}"
+        text = str(error).strip().splitlines()[0]
+        return f"cannot import {module or 'a module'}: {text}" + (OLDER_NUMPY if "numpy" in text.lower() else "")
     hint = HINTS.get(module, "install it, or source the workspace it is in")
     return f"Python module '{error.name}' is missing for {sys.executable}: {hint}"
 

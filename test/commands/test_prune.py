@@ -90,6 +90,18 @@ def test_an_earlier_result_is_not_overwritten_unasked(
     assert read_weights(tmp_path / "out" / "superpoint.safetensors").notes["pruned"]["conv4b"] == 0.5
 
 
+def test_the_weights_it_begins_with_are_not_overwritten(weights: list[str], tmp_path: Path,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path(weights[weights.index("--superpoint") + 1])
+    before = source.read_bytes()
+    folder = source.parent / "superpoint.safetensors"
+    if folder != source:
+        source.rename(folder)
+    arguments = ["prune", "--superpoint", str(folder), "--ratio", "0.5", "--out", str(folder.parent), "--overwrite"]
+    assert run(arguments) == 1 and "is what the work begins with" in capsys.readouterr().err
+    assert folder.read_bytes() == before
+
+
 def test_recipes_that_ship_are_of_their_kind() -> None:
     kinds = {"finetune-both": JointFinetuning, "finetune-small-extractor": SuperPointFinetuning,
              "finetune-sparse-extractor": SuperPointFinetuning, "finetune-sparse-matcher": SuperGlueFinetuning}

@@ -59,6 +59,21 @@ def test_the_clustered_weights_give_the_same_bundle_again(files: tuple[Path, Pat
         assert restored(tmp_path / "a" / name) == restored(tmp_path / "b" / name)
 
 
+def test_a_run_that_breaks_off_leaves_the_earlier_bundle(
+        files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(KMeansOptions(*files, tmp_path / "a", 4))
+    before = (tmp_path / "a" / "model.yaml").read_bytes()
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("efficient_matcher.learn.pack.pack_bundle", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run(KMeansOptions(*files, tmp_path / "a", 3))
+    assert (tmp_path / "a" / "model.yaml").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_weights_it_begins_with_are_not_replaced(files: tuple[Path, Path], tmp_path: Path) -> None:
     named = [tmp_path / f"{name}.safetensors" for name in ("superpoint", "superglue")]
     for own, copy in zip(files, named):

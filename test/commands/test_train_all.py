@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -73,6 +74,12 @@ def test_every_stage_feeds_the_next_and_none_is_done_twice(
     (options.out.parent / "other.yaml").write_text(RECIPE + "labels: sift\n")
     with pytest.raises(MatcherError, match="another recipe .recipe.labels: adapted there, sift here."):
         run(ChainOptions(options.images, options.out, recipe=str(options.out.parent / "other.yaml")))
+
+
+def test_images_that_are_not_there_are_told_before_the_first_stage_which_needs_none(options: ChainOptions) -> None:
+    with pytest.raises(MatcherError, match="no such folder"):
+        run(replace(options, images=options.images / "typo"))
+    assert not (options.out / "recipe.json").exists()
 
 
 @pytest.mark.parametrize("how, message", [

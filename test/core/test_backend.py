@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from efficient_matcher.core import backend
 from efficient_matcher.core.backend import all_finite, available_threads, open_model
 from efficient_matcher.errors import BundleError, ConfigError, MatcherError
 
@@ -101,6 +102,16 @@ def test_finite_even_if_the_sum_is_not() -> None:
 
 def test_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 7}, raising=False)
+    monkeypatch.setattr(backend, "CPU_QUOTA", Path("/nowhere"))
     assert available_threads() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert available_threads() == (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("text, threads", [("max 100000", 3), ("150000 100000", 2), ("50000 100000", 1), ("nonsense", 3)])
+def test_threads_are_no_more_than_a_container_s_share(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, threads: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 7}, raising=False)
+    monkeypatch.setattr(backend, "CPU_QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(text + "\n")
+    assert available_threads() == threads

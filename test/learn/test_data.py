@@ -54,6 +54,15 @@ def test_labels_are_made_once_and_only_where_missing(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
 
 
+def test_other_images_of_the_same_names_are_told_apart(tmp_path: Path) -> None:
+    two = image_set(2)
+    other = ImageSet(two.names, [np.ascontiguousarray(image[::-1]) for image in two.images], {})
+    assert two.key == image_set(2).key != other.key
+    label_images(two, tmp_path / "labels.npz", 1)
+    with pytest.raises(SourceError, match="holds labels of another image that is called"):
+        label_images(other, tmp_path / "labels.npz", 1)
+
+
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
     labels = [np.zeros((0, 3), np.float32)] * 3
     batches = [pair_batch(image_set(), labels, PairConfig(pairs=2), 1, step) for step in (4, 4, 5)]

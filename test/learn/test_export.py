@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from efficient_matcher.core.bundle import load_bundle  # noqa: E402
+from efficient_matcher.errors import MatcherError  # noqa: E402
 from efficient_matcher.learn import export  # noqa: E402
 from efficient_matcher.learn.export import (  # noqa: E402
     CardFields, ExportError, extractor_parity, matcher_parity, stages_parity, write_bundle)
 from efficient_matcher.learn.extractor_graph import block_convolution, cells_of_blocks, extractor_model  # noqa: E402
 from efficient_matcher.learn.matcher_graph import matcher_model, sorted_heads  # noqa: E402
+from efficient_matcher.learn.pack import pack_bundle  # noqa: E402
 from efficient_matcher.learn.onnx_graph import fold_batch_norm  # noqa: E402
 from efficient_matcher.learn.superglue import MultiHeadedAttention, SuperGlue, SuperGlueConfig  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
@@ -152,10 +155,23 @@ def test_bundle_runs_in_the_pipeline(trained: Trained, tmp_path: Path, textured_
 
 def test_bundle_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_bundle(tmp_path / "b", SuperPoint(POINT), SuperGlue(GLUE), CARD)
-    (tmp_path / "b" / "stale.txt").write_text("of the old bundle")
+    deeper = replace(GLUE, layers=GLUE.layers + 1)
+    write_bundle(tmp_path / "b", SuperPoint(POINT), SuperGlue(deeper), CARD)
+    last = tmp_path / "b" / f"matcher_pair{deeper.layers}.onnx"
+    assert last.exists()
     write_bundle(tmp_path / "b", SuperPoint(POINT), SuperGlue(GLUE), CardFields("again", "Apache-2.0", {}))
     assert load_bundle(tmp_path / "b").card.name == "again"
-    assert not (tmp_path / "b" / "stale.txt").exists()
+    assert not last.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_files_that_are_not_the_bundle_s_stay(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", SuperPoint(POINT), SuperGlue(GLUE), CARD)
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    (tmp_path / "b" / "more").mkdir()
+    write_bundle(tmp_path / "b", SuperPoint(POINT), SuperGlue(GLUE), CARD)
+    pack_bundle(tmp_path / "b", tmp_path / "b")
+    assert (tmp_path / "b" / "notes.txt").read_text() == "mine" and (tmp_path / "b" / "more").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -182,8 +198,6 @@ def test_descriptor_sizes_must_agree(tmp_path: Path) -> None:
 
 
 def test_the_folder_one_is_in_is_not_replaced() -> None:
-    from efficient_matcher.errors import MatcherError
-    from efficient_matcher.learn.pack import pack_bundle
     with pytest.raises(ExportError, match="is the folder you are in"):
         export.check_free(Path("."))
     with pytest.raises(MatcherError, match="is the folder you are in"):

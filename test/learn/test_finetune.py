@@ -130,6 +130,26 @@ def test_zeros_that_change_places_are_as_many_and_a_resumed_run_moves_the_same_o
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), moved.parameters(), strict=True))
 
 
+def test_what_regrew_beyond_the_ramp_s_share_stays_after_an_interruption(
+        images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = extract_views(extractor(), images, VIEWS, 0)
+    recipe = SuperGlueFinetuning(loop=replace(LOOP, steps=8, average_decay=0.0), views=VIEWS, pairs=2, keypoints=12,
+                                 prune=Ramp(0.5, "layer", {"kenc.*": 0.0}, end=0.1, every=1),
+                                 regrow=Regrowth(0.2, every=3, until=0.9, more=0.5))
+    whole, _ = finetune_superglue(matcher(), views, recipe, tmp_path / "whole")
+    one_step = Loop._one_step
+
+    def interrupted(loop: Loop, *arguments: object) -> object:
+        figures, _ = one_step(loop, *arguments)
+        return figures, loop.step == 5
+    monkeypatch.setattr(Loop, "_one_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_superglue(matcher(), views, recipe, tmp_path / "broken")
+    monkeypatch.setattr(Loop, "_one_step", one_step)
+    again, _ = finetune_superglue(matcher(), views, recipe, tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
+
+
 def test_the_matching_loss_alone_reaches_the_extractor(images: ImageSet) -> None:
     superpoint, superglue = extractor(), matcher()
     with torch.no_grad():  # positions and scores count for nothing in a matcher that has just begun
@@ -187,6 +207,7 @@ def test_a_share_of_the_start_stays_in_what_was_learned(images: ImageSet, tmp_pa
     ({"start_share": 0.5, "rounded_bits": 8}, "start_share mixes two networks of one build"),
     ({"keep_codebooks": True, "rounded_bits": 8}, "choose one"),
     ({"keep_codebooks": True, "regrow": Regrowth()}, "without keep_codebooks"),
+    ({"keep_codebooks": True, "prune": Ramp(0.5)}, "prune first"),
     ({"keep_zeros": False, "regrow": Regrowth()}, "with keep_zeros")])
 def test_settings_that_contradict_each_other(settings: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):

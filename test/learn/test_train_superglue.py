@@ -12,6 +12,7 @@ import torch
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.keypoints import warp_points
+from efficient_matcher.learn.recipe import read_recipe
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from efficient_matcher.learn.train_superglue import (
@@ -95,6 +96,16 @@ def test_every_parameter_but_the_dead_ends_gets_a_gradient(views: ViewSet) -> No
     loss.backward()
     assert bool(loss.isfinite())
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
+
+
+@pytest.mark.parametrize("text, told", [
+    ("network: {heads: 3}", "not a multiple of heads 3"), ("network: {layers: 0}", "must be at least 1"),
+    ("views: {width: 500}", "width and height must be multiples of 8"), ("pairs: 0", "pairs must be at least 1"),
+    ("transport_iterations: 1", "transport_iterations must be at least 2")])
+def test_settings_that_cannot_be_are_told_at_once(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(MatcherError, match=told):
+        read_recipe(tmp_path / "recipe.yaml", SuperGlueTraining)
 
 
 def test_the_same_seed_gives_the_same_weights(views: ViewSet, tmp_path: Path) -> None:

@@ -40,11 +40,22 @@ def test_idle_is_no_warning() -> None:
     assert Health(None).status(stats(), NO_RESTARTS, is_open=False).level == OK
 
 
-def test_no_new_images_warn() -> None:
+def test_no_new_images_for_some_seconds_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera of one image in two seconds is looked at every second."""
+    now = [100.0]
+    monkeypatch.setattr("efficient_matcher.ros.diagnostics.monotonic", lambda: now[0])
     health = Health(None)
-    assert health.status(stats(received=5, processed=5), NO_RESTARTS, is_open=True).level == OK
-    again = health.status(stats(received=5, processed=5), NO_RESTARTS, is_open=True)
+    assert health.status(stats(), NO_RESTARTS, is_open=True).message == "no images arrive"  # none ever
+    for received in (1, 1, 2, 2, 2):
+        now[0] += 1
+        status = health.status(stats(received=received, processed=received), NO_RESTARTS, is_open=True)
+        assert (status.level, status.message) == (OK, "matching")
+    now[0] += 5
+    again = health.status(stats(received=2, processed=2), NO_RESTARTS, is_open=True)
     assert (again.level, again.message) == (WARN, "no images arrive")
+    assert health.status(stats(received=2, processed=2), NO_RESTARTS, is_open=False).level == OK
+    again = health.status(stats(received=2, processed=2), NO_RESTARTS, is_open=True)  # enabled once more, and waiting
+    assert (again.level, again.message) == (OK, "matching")
 
 
 def test_images_that_do_not_pair_are_told_from_none() -> None:

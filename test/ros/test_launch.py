@@ -68,6 +68,17 @@ def test_stereo_remaps_both_cameras() -> None:
     assert isinstance(node, Node) and node.node_executable == "matcher_node"
 
 
+def test_stereo_s_default_lies_below_a_file_for_all_nodes() -> None:
+    """Parameters of the command line come first and are for all nodes; dictionaries are for the node by name, which
+    wins over what a file says of all."""
+    context = LaunchContext()
+    context.launch_configurations.update({"left": "/l", "right": "/r", "image": "image_rect", "config": "", "name": "m",
+                                          "namespace": "", "undistort": "", "use_sim_time": ""})
+    node, = load("stereo").make_node(context)
+    words = [piece.text for part in node.cmd for piece in part if hasattr(piece, "text")]
+    assert words[:3] == ["--ros-args", "-p", "node.undistort:=false"]
+
+
 def test_matcher_starts_one_node() -> None:
     context = LaunchContext()
     context.launch_configurations.update(configurations())

@@ -148,6 +148,9 @@ def test_image_there_and_back(types: messages.MessageTypes) -> None:
     frame = messages.frame_of(image(types), InputConfig(width=0, height=0))
     assert (frame.stamp_ns, frame.frame_id) == (STAMP, "cam")
     np.testing.assert_array_equal(messages.decode_message(image(types)), np.arange(48).reshape(6, 8))
+    deep = image(types, encoding="mono16", step=16, data=np.full(48, 0xFFF, "<u2").view(np.uint8))
+    for bits, grey in ((16, 0xF), (12, 255)):
+        assert set(messages.frame_of(deep, InputConfig(width=0, height=0, depth_bits=bits)).image.ravel()) == {grey}
 
 
 def test_colour_image_is_blue_green_red(types: messages.MessageTypes) -> None:

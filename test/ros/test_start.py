@@ -19,7 +19,10 @@ def test_missing_module_is_named_with_a_hint(module: str, hint: str) -> None:
 
 def test_broken_module_is_told_in_one_line() -> None:
     line = start.describe_import_error(ImportError("numpy.core.multiarray failed to import\nmore", name="cv2"))
-    assert line == "cannot import cv2: numpy.core.multiarray failed to import"
+    assert line == ("cannot import cv2: numpy.core.multiarray failed to import; a module built for NumPy 1 does not load "
+                    "with 2: pip install 'numpy<2'")
+    assert start.describe_import_error(ImportError("libGL.so.1: no such file", name="cv2")) == (
+        "cannot import cv2: libGL.so.1: no such file")
 
 
 def test_main_without_ros_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch,
