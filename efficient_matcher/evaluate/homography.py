@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import corner_error, fit_matches
 from efficient_matcher.core.matches import nearest_neighbour_matches
 from efficient_matcher.core.pipeline import Matcher
@@ -52,6 +53,11 @@ class NearestNeighbourMatcher:
         """Whose features these are: what is evaluated beside its own `Matcher` need not extract them again."""
         return self._matcher
 
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self._matcher.config
+
     def extract(self, image: NDArray[np.uint8]) -> Features:
         """Features of an image, by the bundle's extractor."""
         return self._matcher.extract(image)
@@ -69,7 +75,10 @@ class NearestNeighbourMatcher:
 
 @runtime_checkable
 class Refining(Protocol):
-    """A `PairMatcher` that can refine its matches."""
+    """A `PairMatcher` that can refine its matches, and does so where its settings say."""
+
+    @property
+    def config(self) -> Config: ...
 
     def refine(self, result: PairResult, image0: NDArray[np.uint8], image1: NDArray[np.uint8], /) -> PairResult: ...
 
@@ -122,7 +131,7 @@ def run_benchmark(
                 counts, errors = judge(result, truth.H_0to1)
                 cause = diagnose(result, truth.H_0to1, THRESHOLDS_PX[0]).cause
                 refined_counts = None
-                if isinstance(matcher, Refining):
+                if isinstance(matcher, Refining) and matcher.config.refine.enabled:
                     refined = matcher.refine(result, images[""], images[variant])
                     refined_counts, again = judge(refined, truth.H_0to1)
                     errors.update({name: again[plain] for name, plain in zip(REFINED, ESTIMATORS)})

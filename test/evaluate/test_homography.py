@@ -122,7 +122,9 @@ def test_refined_figures_stand_beside_those_of_the_networks(
     core = Matcher.from_bundle(tiny_bundle, Config())
     methods = {"network": core, "nearest": NearestNeighbourMatcher(core), "oracle": Oracle(H)}
     outcomes = next(run_benchmark(listed, methods, ["clean"]))
-    alone = next(run_benchmark(listed, methods, ["clean"]))
+    unrefined = Matcher.from_bundle(tiny_bundle, Config().with_values({"refine.enabled": False}))
+    alone = next(run_benchmark(listed, {"network": unrefined, "nearest": NearestNeighbourMatcher(unrefined)}, ["clean"]))
+    assert all(list(found.corner_errors) == ["ransac", "robust"] and found.refined_counts is None for found in alone)
     for found, plain in zip(outcomes[:2], alone):
         assert found.corner_errors["refined_robust"] < 0.3 * found.corner_errors["robust"]
         assert found.corner_errors["robust"] == plain.corner_errors["robust"]
