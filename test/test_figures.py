@@ -33,6 +33,14 @@ def test_accuracy(method: str, fit: str) -> None:
         assert f"| {clean['precision']:.1f} / {clean['recall']:.1f} (" in README
 
 
+@pytest.mark.parametrize("method", ["default", "accurate"])
+@pytest.mark.parametrize("name", ["evaluate", "evaluate-by-score"])
+def test_which_keypoints_are_kept(name: str, method: str) -> None:
+    cells = [slashed({threshold: row["strict"]["auc"][fit][threshold] for threshold in ("5", "10", "25")})
+             for row in figures(name)["results"] if row["method"] == method for fit in ("ransac", "robust")]
+    assert len(cells) == 4 and f"| {' | '.join(cells)} |" in DOCS["evaluation"]
+
+
 @pytest.mark.parametrize("name", ["bench", "bench-accurate"])
 def test_speed(name: str) -> None:
     for report in (figures(name), figures(name)["refined"]):
