@@ -15,6 +15,7 @@ from efficient_matcher.errors import MatcherError, SourceError
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.labels import Labeller, SiftLabeller
 
+UNKNOWN = -1  # instead of a checksum, of labels from before there were any
 SAVE_EVERY = 100  # images labelled between two writes of the cache
 Labels = dict[str, NDArray[np.float32]]
 SIFT = SiftLabeller()
@@ -84,8 +85,8 @@ def _read(cache: Path) -> tuple[str | None, Labels, dict[str, int]]:
             parts = np.split(stored["points"], np.cumsum(stored["counts"])[:-1])
             maker = str(stored["labeller"]) if "labeller" in stored else SIFT.name  # files of before had only one
             names = stored["names"].tolist()
-            checksums = dict(zip(names, stored["checksums"].tolist())) if "checksums" in stored else {}
-            return maker, dict(zip(names, parts)), checksums
+            checksums = zip(names, stored["checksums"].tolist() if "checksums" in stored else [])
+            return maker, dict(zip(names, parts)), {name: known for name, known in checksums if known != UNKNOWN}
     except Exception as error:  # a damaged file shows itself in many types of error
         raise SourceError(f"{cache}: not a readable file of labels ({type(error).__name__})") from None
 
@@ -96,7 +97,7 @@ def _write(cache: Path, maker: str, labels: Labels, checksums: dict[str, int]) -
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(partial, names=np.array(list(labels)), counts=np.array([len(p) for p in labels.values()]),
                  points=np.concatenate(list(labels.values())), labeller=np.array(maker),
-                 checksums=np.array([checksums[name] for name in labels], np.uint32))
+                 checksums=np.array([checksums.get(name, UNKNOWN) for name in labels], np.int64))
         partial.replace(cache)
     except OSError as error:
         raise MatcherError(f"{cache}: cannot be written: {error.strerror}") from None

@@ -54,6 +54,17 @@ def test_labels_are_made_once_and_only_where_missing(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
 
 
+def test_labels_of_before_there_were_checksums_are_taken(tmp_path: Path) -> None:
+    label_images(image_set(2), tmp_path / "labels.npz", 1)
+    with np.load(tmp_path / "labels.npz") as stored:
+        old = {name: stored[name] for name in stored if name != "checksums"}
+    np.savez(tmp_path / "labels.npz", **old)
+    one, made = image_set(3), []
+    only_new = ImageSet(one.names[2:], one.images[2:], {})
+    label_images(only_new, tmp_path / "labels.npz", 1, lambda done, of: made.append(of))
+    assert len(label_images(one, tmp_path / "labels.npz", 1, lambda done, of: made.append(-of))) == 3 and made == [1]
+
+
 def test_other_images_of_the_same_names_are_told_apart(tmp_path: Path) -> None:
     two = image_set(2)
     other = ImageSet(two.names, [np.ascontiguousarray(image[::-1]) for image in two.images], {})
