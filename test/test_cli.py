@@ -140,6 +140,11 @@ def test_a_missing_module_is_one_line(module: str, advice: str) -> None:
     assert done.stderr == f"error: the module '{module}' is missing: {advice}\n"
 
 
+def test_a_typer_that_is_too_old_is_one_line(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.__version__", "0.4.0")
+    assert call("dump-config") == (1, "", "error: typer 0.4.0 is too old: pip install 'typer>=0.12'\n")
+
+
 def test_set_and_config_reach_the_settings(call: Callable, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("match: {score_threshold: 0.3}\n")
     status, output, _ = call("dump-config", "--config", tmp_path / "a.yaml", "--set", "track.mode=keyframe")

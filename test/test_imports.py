@@ -20,7 +20,7 @@ CORE_ORDER = ["compressed", "runtimes", "backend", "bundle", "image", "features"
               "least_squares", "geometry", "epipolar", "relative_pose", "motion_prior", "matches", "motion", "align", "refine",
               "tracking", "pipeline", "memory", "live"]
 CORE_THIRD_PARTY = {"numpy", "cv2", "onnxruntime", "openvino", "yaml"}
-GROUND = {"errors", "records", "config"}
+GROUND = {"errors", "records", "config", "settings_file"}
 ROS = {"rclpy", "cv_bridge", "sensor_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "diagnostic_updater",
        "geometry_msgs", "builtin_interfaces", "rcl_interfaces", "message_filters", "launch", "launch_ros",
        "ament_index_python", "cyclonedds"}

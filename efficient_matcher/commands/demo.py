@@ -18,8 +18,8 @@ from efficient_matcher.config import Config
 from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.core.geometry import corner_error, warp_points
 from efficient_matcher.demo import FrameTruth
-from efficient_matcher.errors import ConfigError
 from efficient_matcher.draw import draw_matches, strip
+from efficient_matcher.errors import ConfigError
 from efficient_matcher.files import result_folder, write_bytes_atomic, write_json
 from efficient_matcher.records import Features, Frame, Homography, Matches, PairResult
 from efficient_matcher.sources.bag_writer import write_image_bag

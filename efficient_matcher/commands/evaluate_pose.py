@@ -28,7 +28,8 @@ from efficient_matcher.sources.image_sets import BAG_SUFFIXES
 from efficient_matcher.sources.poses import read_pose_list
 
 SCENES, BAG, LISTED = "scenes", "frames of a bag", "pairs of a list"
-OWNERS = {"level": SCENES, "pairs": SCENES, "seed": SCENES, "topic": BAG, "pose_topic": BAG, "gap": BAG, "images": LISTED}
+OWNERS = {"level": SCENES, "pairs": SCENES, "seed": SCENES, "topic": BAG, "pose_topic": BAG, "gap": BAG,
+          "images": LISTED}
 COLUMNS = ("AUC", "own fit", "median deg", "own", "precision", "right of 3 px", "matching score", "matches", "no pose")
 
 

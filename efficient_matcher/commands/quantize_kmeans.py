@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
-from efficient_matcher.errors import ConfigError, MatcherError
+from efficient_matcher.errors import ConfigError
 from efficient_matcher.files import check_apart, write_json
 
 BITS = range(2, 9)
@@ -110,7 +108,7 @@ def _save(options: KMeansOptions, networks: dict[str, Any], method: dict[str, An
 def _bundle(options: KMeansOptions, networks: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
     """Export, compress, and say in the card what was done; bytes, and their share of the float32 weights given."""
     from efficient_matcher.commands.export import ExportOptions, card_fields
-    from efficient_matcher.learn.bundle_folder import check_free
+    from efficient_matcher.learn.bundle_folder import check_free, filled_beside
     from efficient_matcher.learn.export import write_bundle
     from efficient_matcher.learn.pack import pack_bundle, stored_bytes
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
@@ -125,12 +123,9 @@ def _bundle(options: KMeansOptions, networks: dict[str, Any], method: dict[str, 
         return replace(card, **parts, training={**card.training, "quantized": method})
 
     check_free(options.out)
-    plain = options.out.with_name(f".{options.out.name}.{os.getpid()}.plain")
-    try:
+    with filled_beside(options.out) as plain:
         write_bundle(plain, networks["superpoint"], networks["superglue"], fields)
         pack_bundle(plain, options.out, told)
-    finally:
-        shutil.rmtree(plain, ignore_errors=True)
     size = stored_bytes(options.out)
     return {"bytes": size, "given_parameters": given, "share": size / (4 * given)}
 

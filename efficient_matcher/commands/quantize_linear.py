@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -46,7 +44,7 @@ class LinearOptions:
 def run(options: LinearOptions) -> dict[str, Any]:
     """Quantize, write the bundle; returns what --json writes. Raises MatcherError. A run that was stopped goes on."""
     from efficient_matcher.commands.export import ExportOptions, card_fields
-    from efficient_matcher.learn.bundle_folder import check_free, replace_bundle
+    from efficient_matcher.learn.bundle_folder import check_free, filled_beside, replace_bundle
     from efficient_matcher.learn.export import write_bundle
     from efficient_matcher.learn.weights import load_superglue, load_superpoint
     recipe = _recipe(options)
@@ -55,7 +53,7 @@ def run(options: LinearOptions) -> dict[str, Any]:
     fields = card_fields(ExportOptions(options.superpoint, options.superglue, options.out, options.name,
                                        options.licence))
     images = _images(options, fields.input_size, recipe.images) if recipe.bits == 8 else []
-    with _beside(options.out) as partial:
+    with filled_beside(options.out) as partial:
         write_bundle(partial, superpoint, superglue, fields)
         if recipe.bits == 8:
             report = _eight_bits(options, recipe, superpoint, images, partial)
@@ -201,18 +199,6 @@ def _tell_card(folder: Path, report: dict[str, Any]) -> None:
 
 def _sizes(folder: Path) -> dict[str, Any]:
     return {"bytes": {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}}
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A folder to fill that never is the bundle's until it is whole."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.quantizing")
-    try:
-        yield partial
-    except OSError as error:
-        raise MatcherError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _notes_file(out: Path, file: str) -> Path:

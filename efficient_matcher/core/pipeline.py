@@ -55,7 +55,8 @@ class Matcher:
     def from_bundle(cls, name: str | Path | None = None, config: Config | None = None) -> Matcher:
         """Load the bundle that ships under `name`, or the one at that path; `config.model.bundle` is set to it.
 
-        None: the one that `config` names, which is `default` unless it says otherwise. Raises BundleError naming file and field when the bundle is not whole.
+        None: the one that `config` names, which is `default` unless it says otherwise. Raises BundleError naming file
+        and field when the bundle is not whole.
         """
         config = config or Config()
         config = config if name is None else config.with_values({"model.bundle": str(name)})
@@ -87,7 +88,10 @@ class Matcher:
         self._stages = self._staged(config)
 
     def to_frame(self, image: Frame | Image) -> Frame:
-        """An image [H,W] grey or [H,W,3] blue-green-red uint8 as the networks see it; a Frame is returned as it is. Raises ImageError."""
+        """An image [H,W] grey or [H,W,3] blue-green-red uint8 as the networks see it; a Frame is returned as it is.
+
+        Raises ImageError.
+        """
         return image if isinstance(image, Frame) else to_frame(image, self.config.input)
 
     def extract(self, image: Frame | Image) -> Features:

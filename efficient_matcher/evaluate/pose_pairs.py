@@ -67,7 +67,8 @@ class BagPairs:
         camera = self._camera()
         trajectory = read_trajectory(self.bag, self.pose_topic)
         if not trajectory.body:
-            self.notes.append("the poses name no child_frame_id, so they are taken as those of the camera's optical frame")
+            self.notes.append("the poses name no child_frame_id, so they are taken as those of the camera's optical "
+                              "frame")
         to_body: Array | None = None
         recent: deque[tuple[Frame, Array | None]] = deque(maxlen=self.gap + 1)
         for number, item in enumerate(self.bag.frames(InputConfig(width=0, height=0))):
@@ -113,12 +114,10 @@ class BagPairs:
         height, width = frame.image.shape
         matrix = camera.matrix if self.undistort else camera.rectified
         K = scaled_intrinsics(matrix, (camera.size[1], camera.size[0]), (width, height))
-        if not self.undistort:
+        if not self.undistort or not (camera.fisheye or camera.distortion.any()):
             return frame.image, K
         if camera.fisheye:
             return cv2.fisheye.undistortImage(frame.image, K, camera.distortion, Knew=K), K
-        if not camera.distortion.any():
-            return frame.image, K
         return cv2.undistort(frame.image, K, camera.distortion), K
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from efficient_matcher.core.bundle import CARD_NAME, read_card
@@ -16,6 +18,18 @@ def check_free(folder: Path) -> None:
         raise ExportError(f"{folder}: is the folder you are in, which cannot be replaced; choose another")
     if folder.exists() and not (folder / CARD_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder}: exists and is not a bundle; choose another folder")
+
+
+@contextmanager
+def filled_beside(folder: Path) -> Iterator[Path]:
+    """A folder to fill that never is the bundle's until it is whole; gone after the block. Raises ExportError."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.filling")
+    try:
+        yield partial
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def replace_bundle(folder: Path, new: Path) -> None:

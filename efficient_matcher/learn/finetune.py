@@ -116,7 +116,7 @@ class JointFinetuning:
 def _check_regrowth(recipe: SuperPointFinetuning | SuperGlueFinetuning | JointFinetuning) -> None:
     ramps = [getattr(recipe, name, None) for name in ("prune", "prune_superpoint", "prune_superglue")]
     if recipe.keep_codebooks and any(ramps):
-        raise ValueError("keep_codebooks and a pruning ramp each change equal weights together or one by one; prune first")
+        raise ValueError("keep_codebooks moves equal weights together, a pruning ramp takes some of them; prune first")
     if recipe.regrow is not None and (recipe.keep_codebooks or not recipe.keep_zeros):
         raise ValueError("regrow moves the zeros there are; it goes with keep_zeros and without keep_codebooks")
 

@@ -12,6 +12,7 @@ import pytest
 
 from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import corner_error
+from efficient_matcher.errors import ConfigError
 from efficient_matcher.ros.matching import Listeners, Matching, Publishers
 from efficient_matcher.ros.messages import MessageTypes, image_message, make_header, reference_stamp_ns, unpack_homography
 from efficient_matcher.ros.pose_message import unpack_pose
@@ -69,6 +70,16 @@ def bench(tiny_bundle: Path) -> Any:
     made = Bench(config, types)
     yield made
     made.matching.stop()
+
+
+def test_inputs_are_tried_at_the_start_though_nobody_listens(bench: Bench) -> None:
+    """So that quality of service that is none stops the node then, and not when somebody subscribes."""
+    def refuse() -> None:
+        raise ConfigError("qos_overrides./image.subscription: no such policy")
+
+    bench.inputs.open = refuse
+    with pytest.raises(ConfigError, match="no such policy"):
+        bench.matching.start()
 
 
 def test_inputs_follow_subscribers_and_the_switch(bench: Bench) -> None:
