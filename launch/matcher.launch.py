@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import PathJoinSubstitution
@@ -32,6 +34,8 @@ def generate_launch_description() -> LaunchDescription:
 def make_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node, with only those parameters overridden whose argument was given."""
     value = context.launch_configurations
+    if not Path(value["config"]).is_file():  # of which ROS only warns, and goes on without
+        raise FileNotFoundError(f"config: {value['config']}: no such file")
     camera_info = value["camera_info"] or beside(value["image"], "camera_info")
     return [Node(
         package="efficient_matcher", executable="matcher_node", name=value["name"], namespace=value["namespace"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import PathJoinSubstitution
@@ -33,6 +35,8 @@ def generate_launch_description() -> LaunchDescription:
 def make_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node, with only those parameters overridden whose argument was given."""
     value = context.launch_configurations
+    if not Path(value["config"]).is_file():  # of which ROS only warns, and goes on without
+        raise FileNotFoundError(f"config: {value['config']}: no such file")
     remappings = [(f"{side}/{name}", f"{value[side]}/{value['image'] if name == 'image' else name}")
                   for side in ("left", "right") for name in ("image", "camera_info")]
     return [Node(package="efficient_matcher", executable="matcher_node", name=value["name"],

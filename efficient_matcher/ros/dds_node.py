@@ -61,6 +61,11 @@ class DdsInputs:
         return [self._camera.image]
 
     @property
+    def unpublished(self) -> list[str]:
+        """The image topic, if nobody publishes it now."""
+        return [] if self._camera.image in self._node.published_topics() else [self._camera.image]
+
+    @property
     def unpaired(self) -> int:
         """None: it is one camera."""
         return 0

@@ -16,6 +16,7 @@ from efficient_matcher.ros.messages import MessageTypes, model_hash
 
 OK, WARN, ERROR = 0, 1, 2  # levels of diagnostic_msgs/DiagnosticStatus
 UNPAIRED = "left and right images arrive but do not pair: their stamps differ by more than node.stereo_slop_s"
+QUIET, USELESS = "no images arrive", "no homography for most images"
 QUIET_S = 5.0  # without an image; a camera may be slower than the reports
 RESULTS_KEPT = 100  # results the medians are taken over
 
@@ -27,6 +28,24 @@ class Status:
     level: int
     message: str
     values: dict[str, str]
+
+
+class Trouble:
+    """Which diagnoses are worth a line in a log: those that last for QUIET_S, once until they are over, and not those
+    of failures, as each image that could not be used has had a line of its own."""
+
+    def __init__(self) -> None:
+        self._message, self._since, self._told = "", 0.0, False
+
+    def lasting(self, status: Status, now: float) -> str | None:
+        """The message to log now, at time `now` in s, if there is one."""
+        message = status.message if status.message in (QUIET, USELESS, UNPAIRED) else ""
+        if message != self._message:
+            self._message, self._since, self._told = message, now, False
+        if not message or self._told or now - self._since < QUIET_S:
+            return None
+        self._told = True
+        return message
 
 
 class Health:
@@ -94,7 +113,7 @@ def _judged(stats: WorkerStats, before: WorkerStats, recent: np.ndarray, is_open
         level = WARN if stats.processed > before.processed else ERROR
         return level, f"{stats.failed - before.failed} images could not be used: {stats.last_error}"
     if is_quiet or not stats.received:
-        return WARN, "no images arrive"
+        return WARN, QUIET
     if len(recent) and recent[:, 2].mean() < 0.5:
-        return WARN, "no homography for most images"
+        return WARN, USELESS
     return OK, "matching"

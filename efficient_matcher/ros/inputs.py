@@ -57,6 +57,11 @@ class CameraInputs:
         return names
 
     @property
+    def unpublished(self) -> list[str]:
+        """Those of the image topics that nobody publishes now."""
+        return [topic for topic in self.topics if not self._node.count_publishers(topic)]
+
+    @property
     def unpaired(self) -> int:
         """How many images found no partner in the other camera's."""
         return self._pairing.unpaired

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
 from efficient_matcher.config import Config
@@ -16,7 +17,7 @@ from efficient_matcher.core.live import LatestFrameWorker, OverlappingWorker, Wo
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import PairResult
-from efficient_matcher.ros.diagnostics import Health, Status, diagnostics_message
+from efficient_matcher.ros.diagnostics import QUIET, Health, Status, Trouble, diagnostics_message
 from efficient_matcher.ros.messages import MessageTypes, info_message
 from efficient_matcher.ros.stream import CameraStream, Output
 
@@ -60,6 +61,10 @@ class Inputs(Protocol):
         """The image topics, with their full names."""
 
     @property
+    def unpublished(self) -> list[str]:
+        """Those of the image topics that nobody publishes now."""
+
+    @property
     def unpaired(self) -> int:
         """How many images of a stereo camera found no partner."""
 
@@ -98,7 +103,7 @@ class Matching:
                  listeners: Listeners) -> None:
         self._config, self._types, self._publishers, self._listeners = config, types, publishers, listeners
         self._matcher = Matcher.from_bundle(config.model.bundle, _shared_out(config))
-        self._health = Health(self._matcher.card)
+        self._health, self._trouble = Health(self._matcher.card), Trouble()
         self._frame_ids: tuple[str, ...] | None = None
         self._enabled = True
         self.stream = CameraStream(self._matcher, listeners.on_warning)
@@ -157,7 +162,15 @@ class Matching:
         status = self._health.status(self.worker.stats(), self.stream.restarts, self.inputs.is_open,
                                      self.inputs.unpaired)
         self._publishers.diagnostics.publish(diagnostics_message(self._types, status, name, stamp))
+        if message := self._trouble.lasting(status, monotonic()):
+            self._listeners.on_warning(f"{message} {self._where()}" if message == QUIET else message)
         return status
+
+    def _where(self) -> str:
+        if unpublished := self.inputs.unpublished:
+            return f"on {', '.join(unpublished)}: nobody publishes there"
+        return (f"on {', '.join(self.inputs.topics)}, though somebody publishes there: its type or quality of service "
+                "may differ, or it stands still")
 
     def _wanted(self) -> bool:
         out = self._publishers

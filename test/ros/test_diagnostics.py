@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from efficient_matcher.core.live import WorkerStats
-from efficient_matcher.ros.diagnostics import ERROR, OK, WARN, Health, Status, diagnostics_message
+from efficient_matcher.ros.diagnostics import ERROR, OK, QUIET_S, WARN, Health, Status, Trouble, diagnostics_message
 from efficient_matcher.ros.messages import MessageTypes
 
 NO_RESTARTS = (0, "")
@@ -91,3 +91,23 @@ def test_message_survives_serialisation() -> None:
     assert (entry.level, entry.name, entry.hardware_id, entry.message) == (WARN, "front: matching", "front", "slow")
     assert [(value.key, value.value) for value in entry.values] == [("dropped", "7")]
     assert (back.header.stamp.sec, back.header.stamp.nanosec) == (3, 4)
+
+
+def test_a_warning_that_lasts_is_logged_once_until_it_is_over() -> None:
+    trouble, quiet, good = Trouble(), Status(WARN, "no images arrive", {}), Status(OK, "matching", {})
+    told = [trouble.lasting(quiet, second) for second in (0.0, 1.0, QUIET_S, QUIET_S + 1)]
+    assert told == [None, None, "no images arrive", None]
+    assert trouble.lasting(good, 20.0) is None and trouble.lasting(quiet, 21.0) is None
+    assert trouble.lasting(quiet, 21.0 + QUIET_S) == "no images arrive"
+    another = Status(WARN, "no homography for most images", {})
+    assert trouble.lasting(another, 40.0) is None and trouble.lasting(another, 46.0) == another.message
+
+
+def test_failures_of_images_are_not_logged_again() -> None:
+    """Each image that could not be used had a line of its own."""
+    trouble = Trouble()
+    for level in (WARN, ERROR):
+        status = Health(None).status(stats(received=3, processed=3 * (level == WARN), failed=2, error="broken"),
+                                     NO_RESTARTS, is_open=True)
+        assert status.level == level
+        assert trouble.lasting(status, 0.0) is None and trouble.lasting(status, 60.0) is None

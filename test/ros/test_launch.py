@@ -14,6 +14,7 @@ from launch import LaunchContext  # noqa: E402
 from launch_ros.actions import Node  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[2] / "launch"
+CONFIG = str(FOLDER.parent / "config" / "default.yaml")
 
 
 def load(name: str) -> ModuleType:
@@ -36,7 +37,7 @@ def test_launch_arguments_are_declared_and_described(name: str, expected: set[st
 
 def configurations(**given: str) -> dict[str, str]:
     empty = dict.fromkeys(("camera_info", "bundle", "image_transport", "track_mode", "use_sim_time", "namespace"), "")
-    return {**empty, "image": "/camera/image_raw", "config": "", "name": "efficient_matcher", "log_level": "info",
+    return {**empty, "image": "/camera/image_raw", "config": CONFIG, "name": "efficient_matcher", "log_level": "info",
             **given}
 
 
@@ -60,21 +61,22 @@ def test_stereo_leaves_to_the_file_what_was_not_given() -> None:
         "node.stereo": True, "node.undistort": True, "use_sim_time": False}
 
 
-def test_stereo_remaps_both_cameras() -> None:
+def stereo_context() -> LaunchContext:
     context = LaunchContext()
-    context.launch_configurations.update({"left": "/l", "right": "/r", "image": "image_rect", "config": "", "name": "m",
-                                          "namespace": "", "undistort": "", "use_sim_time": ""})
-    node, = load("stereo").make_node(context)
+    context.launch_configurations.update({"left": "/l", "right": "/r", "image": "image_rect", "config": CONFIG,
+                                          "name": "m", "namespace": "", "undistort": "", "use_sim_time": ""})
+    return context
+
+
+def test_stereo_remaps_both_cameras() -> None:
+    node, = load("stereo").make_node(stereo_context())
     assert isinstance(node, Node) and node.node_executable == "matcher_node"
 
 
 def test_stereo_s_default_lies_below_a_file_for_all_nodes() -> None:
     """Parameters of the command line come first and are for all nodes; dictionaries are for the node by name, which
     wins over what a file says of all."""
-    context = LaunchContext()
-    context.launch_configurations.update({"left": "/l", "right": "/r", "image": "image_rect", "config": "", "name": "m",
-                                          "namespace": "", "undistort": "", "use_sim_time": ""})
-    node, = load("stereo").make_node(context)
+    node, = load("stereo").make_node(stereo_context())
     words = [piece.text for part in node.cmd for piece in part if hasattr(piece, "text")]
     assert words[:3] == ["--ros-args", "-p", "node.undistort:=false"]
 
@@ -85,3 +87,12 @@ def test_matcher_starts_one_node() -> None:
     node, = load("matcher").make_node(context)
     assert isinstance(node, Node) and node.node_package == "efficient_matcher"
     assert node.node_executable == "matcher_node"
+
+
+@pytest.mark.parametrize("name", ["matcher", "stereo"])
+def test_a_parameter_file_that_is_not_there_starts_nothing(name: str) -> None:
+    """ROS itself would warn and start the node with its defaults."""
+    context = LaunchContext()
+    context.launch_configurations.update(configurations(config="/no/such.yaml"))
+    with pytest.raises(FileNotFoundError, match="config: /no/such.yaml: no such file"):
+        load(name).make_node(context)

@@ -50,8 +50,8 @@ class Bench:
             self.inputs.is_open = is_open
 
         self.submit = on_images
-        self.inputs = SimpleNamespace(is_open=False, topics=["/image"], unpaired=0, open=lambda: switch(True),
-                                      close=lambda: switch(False))
+        self.inputs = SimpleNamespace(is_open=False, topics=["/image"], unpublished=[], unpaired=0,
+                                      open=lambda: switch(True), close=lambda: switch(False))
         return self.inputs
 
     def show(self, image: np.ndarray, milliseconds: int, **changes: Any) -> None:
@@ -162,6 +162,19 @@ def test_a_failure_is_told_in_one_line_and_diagnosed(bench: Bench, warped_pair: 
     status = bench.matching.publish_diagnostics("front", bench.types.time(sec=1, nanosec=2))
     entry, = bench.out.diagnostics.sent[0].status
     assert entry.name == "front: matching" and status.values["failed"] == "1"
+
+
+@pytest.mark.parametrize(("unpublished", "reason"), [(["/image"], ": nobody publishes there"),
+                                                     ([], ", though somebody publishes there")])
+def test_a_camera_that_stays_silent_is_told_of_once(bench: Bench, monkeypatch: pytest.MonkeyPatch,
+                                                    unpublished: list[str], reason: str) -> None:
+    now = [100.0]
+    monkeypatch.setattr("efficient_matcher.ros.matching.monotonic", lambda: now[0])
+    bench.inputs.is_open, bench.inputs.unpublished = True, unpublished
+    for now[0] in (100.0, 102.0, 106.0, 108.0, 120.0):
+        bench.matching.publish_diagnostics("front", bench.types.time(sec=1, nanosec=2))
+    warning, = bench.warnings
+    assert warning.startswith(f"no images arrive on /image{reason}")
 
 
 def test_nothing_is_published_once_the_transport_is_down(bench: Bench, warped_pair: Any) -> None:
