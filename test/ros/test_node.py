@@ -18,6 +18,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from rcl_interfaces.msg import Log  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -33,6 +34,7 @@ from efficient_matcher.ros.pose_message import unpack_pose  # noqa: E402
 
 PATIENCE_S = 30.0  # only reached by a failure
 QUIET_S = 0.6  # long enough to see what should not come
+WARN = 30  # Log.WARN, which is a byte string for some generators
 
 
 class Bench:
@@ -245,6 +247,19 @@ def test_reset_and_set_reference_start_afresh(make_bench: Any, warped_pair: Any)
         assert row["ref_sec"] * 1000 + row["ref_nanosec"] // 1_000_000 == stamp + 33
 
 
+def test_two_cameras_have_no_reference_to_set(make_bench: Any) -> None:
+    answer = make_bench(node__stereo=True).call(Trigger, "/efficient_matcher/set_reference", Trigger.Request())
+    assert not answer.success and "two cameras" in answer.message
+
+
+def test_a_camera_nobody_publishes_is_a_warning_in_the_log(make_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efficient_matcher.ros.diagnostics.QUIET_S", QUIET_S)
+    bench = make_bench(node__lazy=False)
+    log = bench.listen(Log, "/rosout")
+    expected = "no images arrive on /image: nobody publishes there"
+    assert bench.spin_until(lambda: any(entry.msg == expected and entry.level == WARN for entry in log))
+
+
 def test_enable_switches_the_cameras_off_and_on(make_bench: Any) -> None:
     bench = make_bench(node__lazy=False)
     camera = bench.camera()
@@ -279,6 +294,7 @@ def test_quality_of_service_is_overridable(make_bench: Any) -> None:
     (["-p", "extract.max_keypoint:=3"], "extract.max_keypoint"),
     (["-p", "model.bundle:=/no/such/bundle"], "/no/such/bundle"),
     (["-p", "match.score_threshold:=7.0"], "match.score_threshold"),
+    (["-p", "qos_overrides./image.subscription.reliability:=sometimes"], "qos_overrides./image.subscription"),
     (["--params-file", "/no/such.yaml"], "/no/such.yaml")])
 def test_bad_start_is_one_line_and_exit_1(arguments: list[str], word: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["matcher_node", "--ros-args", *arguments]) == 1
