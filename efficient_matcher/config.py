@@ -246,7 +246,10 @@ def _find(name: str) -> Setting:
 def _checked(setting: Setting, value: Any) -> Value:
     kind = type(setting.default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if type(value) is not kind:
         raise ConfigError(f"{setting.name} must be of type {kind.__name__}, got {value!r}")
     if setting.choices and value not in setting.choices:

@@ -42,10 +42,14 @@ def check_writable(path: Path | str) -> None:
 
     For the start of long work, which should not end with its report lost.
     """
-    path = Path(path).absolute()
-    if path.is_dir():
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
         raise MatcherError(f"{path}: cannot be written: is a folder")
-    there = next(folder for folder in path.parents if folder.exists())
+    if target.exists() and not target.is_file():  # a device or a pipe, which is written into
+        if not os.access(target, os.W_OK):
+            raise MatcherError(f"{path}: cannot be written: no permission")
+        return
+    there = next(folder for folder in target.parents if folder.exists())
     if not there.is_dir():
         raise MatcherError(f"{path}: cannot be written: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -18,7 +18,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of bytes, and of a day that is none
         raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}") from None
     if tree is None:
         return {}
@@ -26,6 +26,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError("must be a mapping of sections")
     flat = {}
     for section, entries in _below_ros_heading(tree).items():
+        if not isinstance(section, str):
+            raise ConfigError(f"unknown section {section!r}; YAML reads what looks like that as no text")
         if "." in section and not isinstance(entries, dict):  # ROS knows both ways
             flat[section] = entries
         elif not isinstance(entries, dict):
@@ -42,7 +44,7 @@ def _below_ros_heading(tree: dict[str, Any]) -> dict[str, Any]:
     if not parameters:
         return tree
     return {name: entries for part in parameters for name, entries in part.items()
-            if name.split(".")[0] not in ROS_PARAMETERS}
+            if str(name).split(".")[0] not in ROS_PARAMETERS}
 
 
 def _ros_parameters(tree: Any) -> list[dict[str, Any]]:
@@ -50,6 +52,9 @@ def _ros_parameters(tree: Any) -> list[dict[str, Any]]:
     if not isinstance(tree, dict):
         return []
     if set(tree) == {"ros__parameters"}:
-        return [tree["ros__parameters"] or {}]
+        parameters = tree["ros__parameters"] or {}
+        if not isinstance(parameters, dict):
+            raise ConfigError("ros__parameters must be a mapping")
+        return [parameters]
     below = [_ros_parameters(part) for part in tree.values()]
     return [part for parts in below for part in parts] if all(below) else []

@@ -60,6 +60,8 @@ def test_wrong_use_is_exit_2(call: Callable, arguments: tuple[str, ...]) -> None
     (("dump-config", "--set", "extract.keypoints=5"), "error: unknown setting 'extract.keypoints'\n"),
     (("dump-config", "--set", "extract.max_keypoints=1"),
      "error: extract.max_keypoints must be from 8 to 8192, got 1\n"),
+    (("dump-config", "--set", "extract.max_keypoints=2026-13-45"),
+     "error: extract.max_keypoints must be of type int, got '2026-13-45'\n"),
     (("make-bag", "none", "out"), "error: none: is not a folder of images\n"),
     (("make-bag", ".", "out", "--topic", "my camera"),
      "error: 'my camera' is not a name in ROS: letters, digits and _ between slashes, no digit first\n"),

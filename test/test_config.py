@@ -90,6 +90,7 @@ def test_a_wrong_type_names_the_key(name: str, value: object) -> None:
     ("extract.max_keypoints", 7, "must be from 8 to 8192, got 7"),
     ("match.score_threshold", 1.01, "must be from 0 to 1, got 1.01"),
     ("match.score_threshold", float("nan"), "must be from 0 to 1, got nan"),
+    ("geometry.threshold_px", 10**400, "must be from 0.1 to 50, got inf"),
     ("geometry.threshold_px", float("inf"), "must be from 0.1 to 50, got inf"),
     ("geometry.seed", -1, "must be from 0 to 2147483647, got -1"),
     ("track.mode", "fast", "must be one of sequential, keyframe, reference, got 'fast'")])
@@ -107,7 +108,11 @@ def test_an_unknown_key_is_named(name: str) -> None:
 @pytest.mark.parametrize(("text", "error"), [
     ("extract: {max_keypoint: 5}", "unknown setting 'extract.max_keypoint'"),
     ("extract:", "unknown setting or empty section 'extract'"), ("max_keypoints: 5", "'max_keypoints'"),
-    ("- 1", "must be a mapping"), ("a: [", "is not YAML"), ("extract: {1: 2}", "unknown setting 'extract.1'")])
+    ("- 1", "must be a mapping"), ("a: [", "is not YAML"), ("a: 2026-13-45", "is not YAML"),
+    ("[" * 5000, "is not YAML"), ("on: {a: 1}", "unknown section True"), ("5: 6", "unknown section 5"),
+    ("/**: {ros__parameters: [1]}", "ros__parameters must be a mapping"),
+    ("/**: {ros__parameters: {5: 6}}", "unknown section 5"),
+    ("extract: {1: 2}", "unknown setting 'extract.1'")])
 def test_a_bad_file_is_named_with_its_key(tmp_path: Path, text: str, error: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)

@@ -105,10 +105,21 @@ def test_files_that_cannot_be_written_are_known_beforehand(
     with pytest.raises(MatcherError, match="b.json: cannot be written: .*a is not a folder"):
         check_writable(tmp_path / "a" / "b.json")
     check_writable(tmp_path / "new" / "b.json")
+    check_writable("/dev/null")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     monkeypatch.setattr("efficient_matcher.files.os.access", lambda *_: False)
     with pytest.raises(MatcherError, match="b.json: cannot be written: no permission in"):
         check_writable(tmp_path / "new" / "b.json")
+
+
+def test_a_link_is_as_writable_as_what_it_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    shared.mkdir(), own.mkdir()
+    (shared / "b.json").symlink_to(own / "b.json")
+    monkeypatch.setattr("efficient_matcher.files.os.access", lambda folder, _: Path(folder) == own)
+    check_writable(shared / "b.json")
+    with pytest.raises(MatcherError, match="c.json: cannot be written: no permission in"):
+        check_writable(shared / "c.json")
 
 
 @pytest.mark.parametrize("source", ["bag", "bag/run.mcap"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -111,7 +112,13 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     load = report["machine"]["load_average"]
     if load is not None and load > BUSY_SHARE * report["threads"]:
         yield "machine busy", f"load average was {load:.1f} before the start: times and ratios say little"
-    yield "bundle", f"{report['bundle']['name']} {report['bundle']['hash'][:12]} on {report['backend']}"
+    yield "bundle", f"{report['bundle']['name']} {report['bundle']['hash'][:12]} on {_runtimes(report)}"
+
+
+def _runtimes(report: dict[str, Any]) -> str:
+    """The runtimes that were chosen, each with how many of the networks, where it was not said which."""
+    chosen = Counter(report["runtimes"])
+    return ", ".join(chosen if len(chosen) == 1 else (f"{name} ({count} parts)" for name, count in chosen.items()))
 
 
 def _refined_rows(refined: dict[str, Any]) -> Iterator[tuple[str, str]]:

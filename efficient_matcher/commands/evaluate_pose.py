@@ -99,7 +99,8 @@ def _pairs(options: EvaluatePoseOptions, stack: ExitStack, skipped: Counter[str]
     if _is_bag(options.source):
         _check_options(options, BAG)
         bag = stack.enter_context(ImageBag(options.source, options.topic))
-        pairs = BagPairs(bag, options.gap, options.pose_topic, options.config.node.undistort, skipped, notes)
+        pairs = BagPairs(bag, options.gap, options.pose_topic, options.config.node.undistort,
+                         options.config.input.depth_bits, skipped, notes)
         return islice(iter(pairs), options.limit), options.limit
     _check_options(options, LISTED)
     images = options.images or options.source.parent / "images"

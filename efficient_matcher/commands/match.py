@@ -45,7 +45,7 @@ def run(options: MatchOptions) -> PairResult:
     check_apart([options.out, options.json], [options.image0, options.image1])
     if options.focal_px is not None and not np.isfinite(options.focal_px):
         raise MatcherError(f"--focal {options.focal_px:g}: must be a length in pixels")
-    images = read_image(options.image0), read_image(options.image1)
+    images = [read_image(path, options.config.input.depth_bits) for path in (options.image0, options.image1)]
     matcher = Matcher.from_bundle(options.config.model.bundle, options.config)
     result = matcher.match(*images)
     pose = None if options.focal_px is None else matcher.relative_pose(result, *(

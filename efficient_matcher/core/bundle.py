@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,9 @@ def _find(name_or_path: str | Path) -> Path:
     # A bare name means a shipped bundle even where a folder of that name lies about; ./name means the folder.
     if text in shipped_bundles():
         return SHIPPED / text
-    path = Path(name_or_path).expanduser()
+    path = Path(name_or_path)
+    with suppress(RuntimeError):  # a home of nobody's
+        path = path.expanduser()
     if path.is_dir():
         return path
     known = ", ".join(shipped_bundles()) or "none"
@@ -145,7 +148,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: is not YAML: {_short(error)}") from None
     if not isinstance(tree, dict):
         raise BundleError(f"{path}: is not a model card (a mapping of fields)")

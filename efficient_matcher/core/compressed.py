@@ -88,8 +88,8 @@ def unpacked(data: bytes, neighbour: Callable[[str], bytes] = _alone) -> bytes:
         # Whatever the damage was, this finds it; all else only keeps damage from being a traceback.
         if hashlib.sha256(original).hexdigest() != header["sha256"]:
             raise ValueError("content differs from its SHA-256")
-    except (ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error,
-            lzma.LZMAError, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, StopIteration,
+            MemoryError, RecursionError, struct.error, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"compressed model is damaged or cut short: {error or type(error).__name__}") from None
     return original
 

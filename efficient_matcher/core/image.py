@@ -8,6 +8,7 @@ says they mean: `step` is the length of a row in bytes, padding included; `is_bi
 from __future__ import annotations
 
 import operator
+import re
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -23,6 +24,9 @@ Buffer = Union[bytes, bytearray, memoryview, NDArray[np.generic]]  # or whatever
 
 CELL = 8  # the networks need sides that are multiples of this
 BAYER_MINIMUM_SIDE = 3  # OpenCV answers smaller mosaics with a black image
+# Of a JPEG; not the bytes that stand for themselves in a scan, fill bytes, or markers without a length.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,18 @@ def decode_image(data: Buffer, height: int, width: int, encoding: str, step: int
     return _to_grey(rows, width, layout)
 
 
-def decode_compressed(data: Buffer) -> NDArray[np.uint8]:
+def decode_compressed(data: Buffer, depth_bits: int = 16) -> NDArray[np.uint8]:
     """Decode a JPEG, PNG or other image file in memory to grey [H,W] uint8.
 
-    An orientation tag is ignored: calibration and pixel positions refer to the pixels as stored.
+    An orientation tag is ignored: calibration and pixel positions refer to the pixels as stored. depth_bits: bits in
+    use of 16-bit channels, as in `decode_image`.
 
     Raises ImageError when the data is empty, cut short, or in no known format.
     """
-    return _decoded(data, cv2.IMREAD_GRAYSCALE)
+    image = _decoded(data, cv2.IMREAD_GRAYSCALE | (cv2.IMREAD_ANYDEPTH if depth_bits != 16 else 0))
+    if image.dtype == np.uint16:
+        return _to_8_bits_of(image, depth_bits)
+    return image if image.dtype == np.uint8 else _decoded(data, cv2.IMREAD_GRAYSCALE)
 
 
 def decode_colour(data: Buffer) -> NDArray[np.uint8]:
@@ -186,11 +194,14 @@ def _rows(data: Buffer, height: int, step: int) -> NDArray[np.uint8]:
 
 def _to_8_bit(rows: NDArray[np.uint8], is_bigendian: bool, depth_bits: int) -> NDArray[np.uint8]:
     """Bytes of 16-bit values [H,2n] -> their depth_bits bits brought to 8 bits, [H,n]."""
-    if not 8 <= depth_bits <= 16:
-        raise ImageError(f"depth_bits is {depth_bits}, must be from 8 to 16")
     if depth_bits == 16:
         return cv2.extractChannel(rows.reshape(len(rows), -1, 2), 0 if is_bigendian else 1)
-    values = rows.view(">u2" if is_bigendian else "<u2")
+    return _to_8_bits_of(rows.view(">u2" if is_bigendian else "<u2"), depth_bits)
+
+
+def _to_8_bits_of(values: NDArray[np.uint16], depth_bits: int) -> NDArray[np.uint8]:
+    if not 8 <= depth_bits <= 16:
+        raise ImageError(f"depth_bits is {depth_bits}, must be from 8 to 16")
     return np.minimum(values >> (depth_bits - 8), 255).astype(np.uint8)
 
 
@@ -206,12 +217,18 @@ def _to_grey(rows: NDArray[np.uint8], width: int, layout: _Layout) -> NDArray[np
 def _is_cut_jpeg(content: NDArray[np.uint8]) -> bool:
     """Whether a JPEG lacks its end marker; some OpenCV versions fill what is missing with flat grey.
 
-    The end marker must come after the last scan begins: a thumbnail inside has one of its own.
+    Looked for from marker to marker, over the contents of segments: a thumbnail in one has an end of its own, and behind
+    the image's own end cameras put films and notes.
     """
-    if content[:2].tobytes() != b"\xff\xd8":
+    if content[:2].tobytes() != _JPEG_START:
         return False
-    text = content.tobytes()
-    return text.rfind(b"\xff\xd9") <= text.rfind(b"\xff\xda")
+    data, at = content.tobytes(), len(_JPEG_START)
+    while marker := _MARKER.search(data, at):
+        if marker.group() == _JPEG_END:
+            return False
+        length = int.from_bytes(data[marker.end():marker.end() + 2], "big")
+        at = marker.end() + length
+    return True
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -48,7 +48,9 @@ class Matcher:
     def __init__(self, extractor: Backend, matcher: Backend | Sequence[Backend], config: Config | None = None,
                  card: ModelCard | None = None) -> None:
         self.card = card
-        self._networks = extractor, network_of(matcher if isinstance(matcher, Sequence) else [matcher])
+        stages = matcher if isinstance(matcher, Sequence) else [matcher]
+        self._networks = extractor, network_of(stages)
+        self._backends = extractor, *stages
         self._stages = self._staged(config or Config())
 
     @classmethod
@@ -75,6 +77,11 @@ class Matcher:
     def config(self) -> Config:
         """The settings in force."""
         return self._stages.config
+
+    @property
+    def runtimes(self) -> list[str]:
+        """Which runtime computes each network, in the order they run: with `model.backend` auto, the faster one."""
+        return [backend.name for backend in self._backends]
 
     def reconfigure(self, config: Config) -> None:
         """Take over dynamic settings from the next image on; callable from any thread.

@@ -108,14 +108,22 @@ class StagedNetwork:
         key = id(features)
         with self._lock:
             owner, tokens = self._known.get(key, (lambda: None, None))
-        if owner() is features:  # else a new object where an old one was
-            return tokens
+            if owner() is features:  # else a new object where an old one was
+                self._known.move_to_end(key)
+                return tokens
         tokens = self._encode.run(_inputs(features))["tokens"]
         with self._lock:
             self._known[key] = weakref.ref(features), tokens
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            self._known.move_to_end(key)
+            self._forget()
         return tokens
+
+    def _forget(self) -> None:
+        """What nobody can ask for any more, then what was not asked for the longest."""
+        for key in [key for key, (owner, _) in self._known.items() if owner() is None]:
+            del self._known[key]
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
 
 
 class _StagedRun:

@@ -131,9 +131,10 @@ class Tracker:
 
     def _is_replaced_by(self, result: PairResult) -> bool:
         config = self.config
+        blind0, blind1 = self._is_blind(result.features0), self._is_blind(result.features1)
         if config.mode == "reference":
-            return False
-        if self._is_blind(result.features1) and not self._is_blind(result.features0):
+            return blind0 and not blind1
+        if blind1 and not blind0:
             return False
         if config.mode == "sequential":
             return True

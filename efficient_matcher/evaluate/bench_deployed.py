@@ -97,7 +97,8 @@ class Deployed:
 
     def facts(self) -> dict[str, Any]:
         """Of the last result, of the garbage collector, and which runtimes are in use."""
-        return {**self._last, "gc": self._collections.facts(), "threads_per_network": self.matcher.config.model.threads}
+        return {**self._last, "gc": self._collections.facts(), "runtimes": self.matcher.runtimes,
+                "threads_per_network": self.matcher.config.model.threads}
 
     def _one(self, image: Image) -> Timings | None:
         self._clock.take_ms()

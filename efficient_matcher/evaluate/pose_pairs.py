@@ -52,7 +52,7 @@ def scene_pairs(textures: Sequence[NDArray[np.uint8]], levels: Sequence[str], co
 class BagPairs:
     """Pairs of frames of a bag, `gap` frames apart and each `gap` frames after the last pair; iterate once.
 
-    undistort: False for images that are rectified already. Raises SourceError where the bag has no calibration, none
+    undistort: False for images that are rectified already. depth_bits: of 16-bit images. Raises SourceError where the bag has no calibration, none
     that serves, or no poses. skipped: why frames and pairs were left out. notes: what was assumed.
     """
 
@@ -60,6 +60,7 @@ class BagPairs:
     gap: int
     pose_topic: str | None = None
     undistort: bool = True
+    depth_bits: int = 16
     skipped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
@@ -71,7 +72,7 @@ class BagPairs:
                               "frame")
         to_body: Array | None = None
         recent: deque[tuple[Frame, Array | None]] = deque(maxlen=self.gap + 1)
-        for number, item in enumerate(self.bag.frames(InputConfig(width=0, height=0))):
+        for number, item in enumerate(self.bag.frames(InputConfig(width=0, height=0, depth_bits=self.depth_bits))):
             frame = item.frame
             if to_body is None:
                 to_body = camera_in_body(self.bag, trajectory.body, frame.frame_id)

@@ -116,7 +116,7 @@ def _tree(path: Path) -> Any:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"is not YAML: {' '.join(str(error).split())}") from None
     return {} if tree is None else tree
 

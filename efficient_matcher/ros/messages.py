@@ -113,7 +113,7 @@ def decode_message(message: Any, depth_bits: int = 16) -> NDArray[np.uint8]:
     Raises ImageError naming the field that is wrong.
     """
     if not hasattr(message, "encoding"):
-        return core_image.decode_compressed(message.data)
+        return core_image.decode_compressed(message.data, depth_bits)
     try:
         return core_image.decode_image(message.data, message.height, message.width, message.encoding, message.step,
                                        bool(message.is_bigendian), depth_bits)

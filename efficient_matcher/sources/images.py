@@ -21,11 +21,12 @@ SECOND_NS = 1_000_000_000
 LATEST_NS = 2**31 * SECOND_NS
 
 
-def read_image(path: Path | str) -> NDArray[np.uint8]:
-    """The image file as grey [H,W] uint8, by the decoder of live compressed images. Raises SourceError naming it."""
+def read_image(path: Path | str, depth_bits: int = 16) -> NDArray[np.uint8]:
+    """The image file as grey [H,W] uint8, by the decoder of live compressed images; depth_bits: of those with 16-bit
+    channels. Raises SourceError naming it."""
     # Through bytes: cv2.imread cannot tell a missing file from a damaged one, nor open every name.
     try:
-        return decode_compressed(Path(path).read_bytes())
+        return decode_compressed(Path(path).read_bytes(), depth_bits)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
     except ImageError as error:
@@ -90,7 +91,7 @@ def read_frames(source: Path | str | Sequence[Path | str], config: InputConfig) 
     """Frames of a folder or list of image files. Raises SourceError naming the file that cannot be read."""
     paths = list_images(source)
     for path, stamp in zip(paths, stamps_of(paths)):
-        yield to_frame(read_image(path), config, stamp_ns=stamp, frame_id="")
+        yield to_frame(read_image(path, config.depth_bits), config, stamp_ns=stamp, frame_id="")
 
 
 def _unit_ns(names: Sequence[str]) -> int:

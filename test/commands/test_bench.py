@@ -33,7 +33,9 @@ def test_report_holds_every_figure(config: Config, tmp_path: Path, capsys: pytes
     assert report["frames"]["count"] == 4 and report["frames"]["width"] == 320
     assert {"refine"} == set(report["refined"]["stages_ms"]) - set(report["stages_ms"])
     assert set(report["counted"]) == {"networks", "outside"}
+    assert set(report["runtimes"]) == set(report["refined"]["runtimes"]) == {"onnxruntime"}
     printed = " ".join(capsys.readouterr().out.split())
+    assert f"{report['bundle']['hash'][:12]} on onnxruntime" in printed
     assert "tracked frame ms" in printed and "nobody else had a core" in printed and "with refinement ms" in printed and "inside the runtime" in printed
 
 

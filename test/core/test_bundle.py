@@ -109,9 +109,10 @@ def test_a_shipped_name_wins_over_a_folder(tiny_bundle: Path, monkeypatch: pytes
         load_bundle("./tiny/")
 
 
-def test_neither_name_nor_folder() -> None:
-    with pytest.raises(BundleError, match="^nowhere: no such bundle"):
-        load_bundle("nowhere")
+@pytest.mark.parametrize("name", ["nowhere", "~nobody-of-this-name/bundle"])
+def test_neither_name_nor_folder(name: str) -> None:
+    with pytest.raises(BundleError, match=f"^{name}: no such bundle"):
+        load_bundle(name)
 
 
 @pytest.mark.parametrize("field", ["format_version", "name", "extractor", "matcher", "input_size", "max_keypoints",

@@ -176,6 +176,24 @@ def test_jpeg_padded_with_zeros_as_some_cameras_do() -> None:
     np.testing.assert_array_equal(decode_compressed(data + bytes(64)), decode_compressed(data))
 
 
+def test_what_cameras_put_behind_a_jpeg_is_no_part_of_it() -> None:
+    data = cv2.imencode(".jpg", ramp())[1].tobytes()
+    tail = b"a film\xff\xda with a scan of its own, and no end"
+    np.testing.assert_array_equal(decode_compressed(data + tail), decode_compressed(data))
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_depth_of_compressed_images(colour: bool) -> None:
+    """As of raw ones: a camera of 12 bits leaves the upper four of its 16 at zero."""
+    values = np.array([[0, 15, 16, 0x800, 0xFFF, 0xFFFF]], np.uint16).repeat(8, 0)
+    stored = values[..., None].repeat(3, -1) if colour else values
+    data = cv2.imencode(".png", stored)[1]
+    assert decode_compressed(data, depth_bits=12)[0].tolist() == [0, 0, 1, 128, 255, 255]
+    assert decode_compressed(data)[0].tolist() == [0, 0, 0, 8, 15, 255]
+    eight = cv2.imencode(".png", ramp())[1]
+    np.testing.assert_array_equal(decode_compressed(eight, depth_bits=12), ramp())
+
+
 @pytest.mark.parametrize("extension", [".png", ".jpg"])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
 def test_cut_short(extension: str, share: float) -> None:

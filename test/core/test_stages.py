@@ -91,6 +91,14 @@ def test_an_image_is_encoded_once(stages: list[Stage]) -> None:
     assert len(stages[0].asked) == 5
 
 
+def test_a_reference_in_use_is_not_encoded_again(stages: list[Stage]) -> None:
+    network, reference = StagedNetwork(stages), features(3)
+    kept = [features(4) for _ in range(40)]
+    for image in kept:
+        network.start(reference, image)
+    assert len(stages[0].asked) == 1 + len(kept)
+
+
 def test_a_place_in_memory_taken_by_another_image_is_not_mistaken(stages: list[Stage]) -> None:
     network, other = StagedNetwork(stages), features(2)
     for count in range(1, 60):

@@ -224,7 +224,7 @@ def test_a_black_frame_costs_one_result_and_not_the_tracks(mode: str) -> None:
     assert ids(tracker.process(frame([1, 2, 3, 4, 5]))) == ids(before)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "keyframe"])
+@pytest.mark.parametrize("mode", ["sequential", "keyframe", "reference"])
 def test_a_black_start_gives_way_to_the_first_frame_that_shows_something(mode: str) -> None:
     tracker = Tracker(Scene(mode=mode, keyframe_min_inliers=4))
     light = frame([1, 2, 3, 4, 5])

@@ -84,6 +84,14 @@ def read(path: Path, gap: int = 2, **options: Any) -> tuple[list[Any], dict[str,
         return list(pairs), dict(pairs.skipped)
 
 
+def test_the_depth_of_16_bit_images_is_the_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = ImageBag.frames
+    monkeypatch.setattr(ImageBag, "frames", lambda bag, config: seen.append(config.depth_bits) or real(bag, config))
+    read(write_bag(tmp_path / "bag"), depth_bits=12)
+    assert seen == [12]
+
+
 def matrix(position: np.ndarray, rotation_vector: tuple[float, float, float]) -> np.ndarray:
     result = np.eye(4)
     result[:3, :3] = cv2.Rodrigues(np.array(rotation_vector, np.float64))[0]

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -151,6 +152,13 @@ def test_image_there_and_back(types: messages.MessageTypes) -> None:
     deep = image(types, encoding="mono16", step=16, data=np.full(48, 0xFFF, "<u2").view(np.uint8))
     for bits, grey in ((16, 0xF), (12, 255)):
         assert set(messages.frame_of(deep, InputConfig(width=0, height=0, depth_bits=bits)).image.ravel()) == {grey}
+
+
+def test_depth_of_a_compressed_image(types: messages.MessageTypes) -> None:
+    data = cv2.imencode(".png", np.full((8, 8), 0xFFF, np.uint16))[1].ravel()
+    message = types.compressed_image(header=messages.make_header(types, 0, ""), format="png", data=data)
+    for bits, grey in ((16, 0xF), (12, 255)):
+        assert set(messages.frame_of(message, InputConfig(width=0, height=0, depth_bits=bits)).image.ravel()) == {grey}
 
 
 def test_colour_image_is_blue_green_red(types: messages.MessageTypes) -> None:
