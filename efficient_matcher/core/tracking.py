@@ -97,6 +97,13 @@ class Tracker:
         """Make the next frame the reference (in keyframe mode the keyframe); its track ids are new."""
         self._afresh = True
 
+    def start_afresh(self, reason: str = "") -> None:
+        """Forget the reference; counted as a restart where a reason is given."""
+        if reason:
+            self.restarts += 1
+            self.restart_reason = reason
+        self._afresh = True
+
     def reset(self) -> None:
         """Forget the reference and the count of restarts; ids go on, so that none comes twice."""
         self.restarts, self.restart_reason = 0, ""

@@ -49,6 +49,7 @@ class DdsInputs:
         self._node, self._camera, self._on_error = node, topics, on_error
         self._on_images, self._on_info = on_images, on_info
         self._subscriptions: list[DdsSubscription] = []
+        self._arrived = 0
 
     @property
     def is_open(self) -> bool:
@@ -59,6 +60,16 @@ class DdsInputs:
     def topics(self) -> list[str]:
         """The image topic."""
         return [self._camera.image]
+
+    @property
+    def info_topics(self) -> list[str]:
+        """The topic of CameraInfo."""
+        return [self._camera.camera_info]
+
+    @property
+    def arrived(self) -> tuple[int, ...]:
+        """How many images came."""
+        return (self._arrived,)
 
     @property
     def unpublished(self) -> list[str]:
@@ -74,13 +85,17 @@ class DdsInputs:
         """Subscribes."""
         if self.is_open:
             return
-        self._subscribe(self._camera.image_type, self._camera.image, lambda message: self._on_images((message,)))
+        self._subscribe(self._camera.image_type, self._camera.image, self._take)
         self._subscribe("sensor_msgs/msg/CameraInfo", self._camera.camera_info, partial(self._on_info, 0))
 
     def close(self) -> None:
         """Unsubscribes."""
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
+
+    def _take(self, message: Any) -> None:
+        self._arrived += 1
+        self._on_images((message,))
 
     def _subscribe(self, kind: str, topic: str, callback: Callable[[Any], None]) -> None:
         self._subscriptions.append(

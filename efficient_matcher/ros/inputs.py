@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,18 @@ def sensor_qos() -> QoSProfile:
                       durability=DurabilityPolicy.VOLATILE)
 
 
+@contextmanager
+def named_overrides(topic: str, side: str) -> Iterator[None]:
+    """Raises ConfigError naming the topic whose quality of service cannot be overridden by what was given.
+
+    side: publisher or subscription.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # such as a word that no policy has
+        raise ConfigError(f"qos_overrides.{topic}.{side}: {' '.join(str(error).split())}") from None
+
+
 class CameraInputs:
     """Subscribes to the images and CameraInfos of one camera or of a stereo pair.
 
@@ -41,6 +54,7 @@ class CameraInputs:
         self._images, self._infos = STEREO if config.stereo else MONO
         self._pairing = StampPairing(round(config.stereo_slop_s * 1e9))
         self._subscriptions: list[Any] = []
+        self._arrived = [0] * len(self._images)
 
     @property
     def is_open(self) -> bool:
@@ -50,11 +64,17 @@ class CameraInputs:
     @property
     def topics(self) -> list[str]:
         """The image topics after remapping, as subscribed to."""
-        names = [self._node.resolve_topic_name(name) for name in self._images]
-        if self._config.image_transport == "compressed":
-            # the convention of image_transport: whoever remaps the base topic moves its compressed twin too
-            names = [self._node.resolve_topic_name(name + "/compressed") for name in names]
-        return names
+        return [self._node.resolve_topic_name(name) for name in self._names]
+
+    @property
+    def info_topics(self) -> list[str]:
+        """The topics of CameraInfo after remapping."""
+        return [self._node.resolve_topic_name(name) for name in self._infos]
+
+    @property
+    def arrived(self) -> tuple[int, ...]:
+        """How many messages came on each of the image topics."""
+        return tuple(self._arrived)
 
     @property
     def unpublished(self) -> list[str]:
@@ -71,7 +91,7 @@ class CameraInputs:
         if self.is_open:
             return
         kind = CompressedImage if self._config.image_transport == "compressed" else Image
-        for index, topic in enumerate(self.topics):
+        for index, topic in enumerate(self._names):
             self._subscribe(kind, topic, self._pair if self._config.stereo else self._single, index)
         for index, topic in enumerate(self._infos):
             self._subscribe(CameraInfo, topic, self._on_info, index)
@@ -83,18 +103,26 @@ class CameraInputs:
         self._subscriptions.clear()
         self._pairing.clear()
 
+    @property
+    def _names(self) -> list[str]:
+        """The image topics before remapping, which is done once, by whoever subscribes: twice would undo a swap."""
+        if self._config.image_transport != "compressed":
+            return list(self._images)
+        # the convention of image_transport: whoever remaps the base topic moves its compressed twin too
+        return [self._node.resolve_topic_name(name) + "/compressed" for name in self._images]
+
     def _subscribe(self, kind: Any, topic: str, callback: Callable[[int, Any], None], index: int) -> None:
-        try:
+        with named_overrides(self._node.resolve_topic_name(topic), "subscription"):
             self._subscriptions.append(self._node.create_subscription(
                 kind, topic, partial(callback, index), sensor_qos(),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies()))
-        except RuntimeError as error:  # such as a word that no policy has
-            raise ConfigError(f"qos_overrides.{topic}.subscription: {' '.join(str(error).split())}") from None
 
     def _single(self, index: int, message: Any) -> None:
+        self._arrived[index] += 1
         self._on_images((message,))
 
     def _pair(self, index: int, message: Any) -> None:
+        self._arrived[index] += 1
         pair = self._pairing.add(index, message)
         if pair is not None:
             self._on_images(pair)

@@ -17,7 +17,7 @@ from efficient_matcher.core.live import LatestFrameWorker, OverlappingWorker, Wo
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import PairResult
-from efficient_matcher.ros.diagnostics import QUIET, Health, Status, Trouble, diagnostics_message
+from efficient_matcher.ros.diagnostics import AFRESH, ONE_SIDED, QUIET, QUIET_S, Health, Status, Trouble, diagnostics_message
 from efficient_matcher.ros.messages import MessageTypes, info_message
 from efficient_matcher.ros.stream import CameraStream, Output
 
@@ -61,6 +61,14 @@ class Inputs(Protocol):
         """The image topics, with their full names."""
 
     @property
+    def info_topics(self) -> list[str]:
+        """The topics of CameraInfo, with their full names."""
+
+    @property
+    def arrived(self) -> tuple[int, ...]:
+        """How many messages came on each of the image topics, in all."""
+
+    @property
     def unpublished(self) -> list[str]:
         """Those of the image topics that nobody publishes now."""
 
@@ -102,10 +110,12 @@ class Matching:
     def __init__(self, config: Config, types: MessageTypes, publishers: Publishers, make_inputs: MakeInputs,
                  listeners: Listeners) -> None:
         self._config, self._types, self._publishers, self._listeners = config, types, publishers, listeners
-        self._matcher = Matcher.from_bundle(config.model.bundle, _shared_out(config))
+        self._threads = _shared_threads(config)
+        self._matcher = Matcher.from_bundle(config.model.bundle, self._shared_out(config))
         self._health, self._trouble = Health(self._matcher.card), Trouble()
         self._frame_ids: tuple[str, ...] | None = None
         self._enabled = True
+        self._uncalibrated_since: float | None = None
         self.stream = CameraStream(self._matcher, listeners.on_warning)
         report = self._publish, self._report_failure
         self.worker = (OverlappingWorker(self.stream.prepare, self.stream.finish, *report) if config.node.overlap
@@ -145,14 +155,14 @@ class Matching:
 
     def reconfigure(self, config: Config) -> None:
         """Takes new values of dynamic settings from the next image on."""
+        self._matcher.reconfigure(self._shared_out(config))
         self._config = config
-        self._matcher.reconfigure(_shared_out(config))
 
     def update_inputs(self) -> None:
         """Subscribes to the cameras while results are wanted, else not."""
         if self._wanted() and not self.inputs.is_open:
             if self._config.track.mode != "reference":  # that was chosen, and outlives a pause
-                self.stream.reset()
+                self.stream.start_afresh()
             self.inputs.open()
         elif not self._wanted():
             self.inputs.close()
@@ -160,17 +170,25 @@ class Matching:
     def publish_diagnostics(self, name: str, stamp: Any) -> Status:
         """Publishes what happened since the last call as `name`, and returns it; stamp: a builtin_interfaces/Time."""
         status = self._health.status(self.worker.stats(), self.stream.restarts, self.inputs.is_open,
-                                     self.inputs.unpaired)
+                                     self.inputs.unpaired, self.inputs.arrived)
         self._publishers.diagnostics.publish(diagnostics_message(self._types, status, name, stamp))
         if message := self._trouble.lasting(status, monotonic()):
-            self._listeners.on_warning(f"{message} {self._where()}" if message == QUIET else message)
+            self._listeners.on_warning(self._explained(message))
         return status
 
+    def _explained(self, message: str) -> str:
+        if message == AFRESH:
+            return f"{message}: {self.stream.restarts[1]}"
+        where = {QUIET: " {}", ONE_SIDED: "; none {}"}.get(message, "")
+        return message + where.format(self._where())
+
     def _where(self) -> str:
-        if unpublished := self.inputs.unpublished:
+        silent = [self.inputs.topics[camera] for camera in self._health.silent] or self.inputs.topics
+        unpublished = [topic for topic in self.inputs.unpublished if topic in silent]
+        if unpublished:
             return f"on {', '.join(unpublished)}: nobody publishes there"
-        return (f"on {', '.join(self.inputs.topics)}, though somebody publishes there: its type or quality of service "
-                "may differ, or it stands still")
+        return (f"on {', '.join(silent)}, though somebody publishes there: its type or quality of service may differ, or "
+                "it stands still")
 
     def _wanted(self) -> bool:
         out = self._publishers
@@ -198,6 +216,7 @@ class Matching:
         wanted = [publisher for publisher in (poses, features) if publisher.get_subscription_count()]
         if not wanted:
             return
+        self._look_for_camera_info(output)
         rays0 = self.stream.rays0(output)
         pose = self.stream.relative_pose(output, rays0)
         if poses in wanted:
@@ -210,9 +229,24 @@ class Matching:
             self.stream.warn("vins_features are of one camera from image to image: track.mode must be sequential, and "
                              "node.stereo false")
 
+    def _look_for_camera_info(self, output: Output) -> None:
+        """Warns once where there is none for a while: it may come after the first images, but not much later."""
+        missing = [camera for camera in dict.fromkeys(output.cameras) if not self.stream.has_camera_info(camera)]
+        if not missing:
+            self._uncalibrated_since = None
+            return
+        now = monotonic()
+        self._uncalibrated_since = now if self._uncalibrated_since is None else self._uncalibrated_since
+        if now - self._uncalibrated_since >= QUIET_S:
+            topics = ", ".join(self.inputs.info_topics[camera] for camera in missing)
+            self.stream.warn(f"no camera_info arrives on {topics}: no rays and no poses")
+
     def _publish_info(self) -> None:
         self._frame_ids = self.stream.frame_ids
         self._publishers.info.publish(info_message(self._types, self._matcher.card, self._frame_ids))
+
+    def _shared_out(self, config: Config) -> Config:
+        return config.with_values({"model.threads": self._threads})
 
     def _report_failure(self, error: Exception) -> None:
         """The image is counted in the diagnostics, and the next one is taken."""
@@ -220,7 +254,7 @@ class Matching:
                                    else f"{type(error).__name__}: {error}")
 
 
-def _shared_out(config: Config) -> Config:
-    """Where two networks run at a time, each gets half of the threads."""
+def _shared_threads(config: Config) -> int:
+    """Where two networks run at a time, each gets half of the threads. As at the start: the number cannot change."""
     threads = config.model.threads or available_threads()
-    return config.with_values({"model.threads": max(1, threads // 2)}) if config.node.overlap else config
+    return max(1, threads // 2) if config.node.overlap else config.model.threads

@@ -29,7 +29,7 @@ from std_srvs.srv import SetBool, Trigger
 from efficient_matcher.core.memory import settle_memory
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.ros import params
-from efficient_matcher.ros.inputs import CameraInputs
+from efficient_matcher.ros.inputs import CameraInputs, named_overrides
 from efficient_matcher.ros.matching import LAZY_PERIOD_S, LOG_PERIOD_S, NAME, Listeners, Matching, Publishers
 from efficient_matcher.ros.messages import MessageTypes
 
@@ -57,8 +57,9 @@ class MatcherNode(Node):
 
     def _create_publishers(self) -> Publishers:
         def create(kind: Any, topic: str, qos: QoSProfile) -> Any:
-            return self.create_publisher(kind, topic, qos,
-                                         qos_overriding_options=QoSOverridingOptions.with_default_policies())
+            with named_overrides(self.resolve_topic_name(topic), "publisher"):
+                return self.create_publisher(kind, topic, qos,
+                                             qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         return Publishers(
@@ -99,8 +100,9 @@ class MatcherNode(Node):
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         if self.matching.config.track.mode != "reference":  # a set reference outlives a bag that starts again
-            self.get_logger().info(f"time jumped back by {-jump.delta.nanoseconds * 1e-9:.3f} s, starting afresh")
-            self.matching.stream.reset()
+            reason = f"time jumped back by {-jump.delta.nanoseconds * 1e-9:.3f} s"
+            self.get_logger().info(f"{reason}, starting afresh")
+            self.matching.stream.start_afresh(reason)
 
     def _on_set_reference(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.matching.config.node.stereo:

@@ -53,10 +53,11 @@ def on_change(node: Node, config: Config, apply: Callable[[Config], None]) -> No
         if not changes:
             return SetParametersResult(successful=True)
         try:
-            current = current.with_values(changes)
+            changed = current.with_values(changes)
+            apply(changed)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        apply(current)
+        current = changed
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)

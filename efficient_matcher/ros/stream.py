@@ -109,6 +109,10 @@ class CameraStream:
         rays = self._rays(current, result.points1, result.features1)
         return Output(result, images[current].header, (0, current), rays)
 
+    def has_camera_info(self, camera: int) -> bool:
+        """Whether any CameraInfo of a camera has come, be it of use or not."""
+        return camera in self._cameras
+
     def relative_pose(self, output: Output, rays0: NDArray[np.float32] | None) -> RelativePose:
         """Of the two cameras of an output, from the rays of its matches; none while a CameraInfo is missing. rays0: see
         `rays0`."""
@@ -136,6 +140,10 @@ class CameraStream:
     def reset(self) -> None:
         """Starts afresh with the next image."""
         self._tracker.reset()
+
+    def start_afresh(self, reason: str = "") -> None:
+        """The same, and `restarts` stay; counted among them where a reason is given."""
+        self._tracker.start_afresh(reason)
 
     def set_reference(self) -> None:
         """Makes the next image the reference."""

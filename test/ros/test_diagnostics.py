@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from efficient_matcher.core.live import WorkerStats
-from efficient_matcher.ros.diagnostics import ERROR, OK, QUIET_S, WARN, Health, Status, Trouble, diagnostics_message
+from efficient_matcher.ros.diagnostics import (AFRESH, ERROR, OK, ONE_SIDED, QUIET_S, WARN, Health, Status, Trouble,
+                                               diagnostics_message)
 from efficient_matcher.ros.messages import MessageTypes
 
 NO_RESTARTS = (0, "")
@@ -28,7 +29,7 @@ def test_matching_reports_medians_and_latency() -> None:
     health = Health(None)
     for inliers in (10, 20, 30):
         health.add(result(40, inliers, depth=inliers // 10))
-    status = health.status(stats(received=3, processed=3), (2, "gap"), is_open=True)
+    status = health.status(stats(received=9, processed=9), (2, "gap"), is_open=True)
     assert (status.level, status.message) == (OK, "matching")
     assert status.values["inliers_median"] == "20" and status.values["matches_median"] == "40"
     assert status.values["latency_p50_ms"] == "12.3" and status.values["valid_share"] == "1.00"
@@ -61,9 +62,9 @@ def test_no_new_images_for_some_seconds_warn(monkeypatch: pytest.MonkeyPatch) ->
 def test_images_that_do_not_pair_are_told_from_none() -> None:
     health = Health(None)
     health.status(stats(), NO_RESTARTS, is_open=True)
-    status = health.status(stats(), NO_RESTARTS, is_open=True, unpaired=12)
+    status = health.status(stats(), NO_RESTARTS, is_open=True, unpaired=12, arrived=(6, 6))
     assert status.level == WARN and "node.stereo_slop_s" in status.message and status.values["unpaired"] == "12"
-    assert health.status(stats(), NO_RESTARTS, is_open=True, unpaired=12).message == "no images arrive"
+    assert health.status(stats(), NO_RESTARTS, is_open=True, unpaired=12, arrived=(6, 6)).message == "no images arrive"
 
 
 def test_some_bad_images_warn_and_only_bad_ones_are_an_error() -> None:
@@ -111,3 +112,24 @@ def test_failures_of_images_are_not_logged_again() -> None:
                                      NO_RESTARTS, is_open=True)
         assert status.level == level
         assert trouble.lasting(status, 0.0) is None and trouble.lasting(status, 60.0) is None
+
+
+def test_a_stereo_camera_of_which_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images find no partner either, but not for their stamps."""
+    now = [100.0]
+    monkeypatch.setattr("efficient_matcher.ros.diagnostics.monotonic", lambda: now[0])
+    health, messages = Health(None), []
+    for second in range(8):
+        now[0] = 100.0 + second
+        messages.append(health.status(stats(), NO_RESTARTS, True, unpaired=5 * second, arrived=(8 * second, 0)).message)
+    assert set(messages[:5]) == {"no images arrive"} and set(messages[5:]) == {ONE_SIDED}
+    assert health.silent == [1]
+
+
+def test_tracking_that_never_lasts_is_a_warning() -> None:
+    health = Health(None)
+    status = health.status(stats(received=9, processed=9), (0, ""), is_open=True)
+    assert (status.level, status.values["results_per_s"]) == (OK, "0.0")  # the images gave none
+    status = health.status(stats(received=19, processed=19), (9, "gap of 6.000 s between stamps"), is_open=True)
+    assert (status.level, status.message) == (WARN, AFRESH)
+    assert health.status(stats(received=29, processed=29), (10, "gap"), is_open=True).level == OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,8 @@ class Bench:
             self.inputs.is_open = is_open
 
         self.submit = on_images
-        self.inputs = SimpleNamespace(is_open=False, topics=["/image"], unpublished=[], unpaired=0,
+        self.inputs = SimpleNamespace(is_open=False, topics=["/image"], info_topics=["/camera_info"], unpublished=[],
+                                      unpaired=0, arrived=(0,),
                                       open=lambda: switch(True), close=lambda: switch(False))
         return self.inputs
 
@@ -168,10 +170,11 @@ def test_a_failure_is_told_in_one_line_and_diagnosed(bench: Bench, warped_pair: 
                                                      ([], ", though somebody publishes there")])
 def test_a_camera_that_stays_silent_is_told_of_once(bench: Bench, monkeypatch: pytest.MonkeyPatch,
                                                     unpublished: list[str], reason: str) -> None:
-    now = [100.0]
-    monkeypatch.setattr("efficient_matcher.ros.matching.monotonic", lambda: now[0])
+    now = [begin := monotonic()]
+    for module in ("matching", "diagnostics"):
+        monkeypatch.setattr(f"efficient_matcher.ros.{module}.monotonic", lambda: now[0])
     bench.inputs.is_open, bench.inputs.unpublished = True, unpublished
-    for now[0] in (100.0, 102.0, 106.0, 108.0, 120.0):
+    for now[0] in (begin, begin + 2, begin + 6, begin + 8, begin + 20):
         bench.matching.publish_diagnostics("front", bench.types.time(sec=1, nanosec=2))
     warning, = bench.warnings
     assert warning.startswith(f"no images arrive on /image{reason}")
@@ -182,3 +185,25 @@ def test_nothing_is_published_once_the_transport_is_down(bench: Bench, warped_pa
     bench.show(warped_pair.image0, 0)
     bench.show(warped_pair.image1, 33)
     assert bench.out.matches.sent == [] and bench.failures == []
+
+
+def test_a_camera_info_that_does_not_come_is_told_of_to_who_wants_poses(
+        bench: Bench, warped_pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("efficient_matcher.ros.matching.monotonic", lambda: now[0])
+    bench.out.relative_pose.subscribers = 1
+    for second in range(5):
+        now[0] = 100.0 + 3 * second
+        bench.show(warped_pair.image0, 3000 * second)
+    assert bench.warnings == ["no camera_info arrives on /camera_info: no rays and no poses"]
+
+
+def test_threads_are_shared_out_once(tiny_bundle: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a running model cannot change, however many cores there are later."""
+    config = bench.matching.config.with_values({"model.threads": 0, "node.overlap": True})
+    monkeypatch.setattr("efficient_matcher.ros.matching.available_threads", lambda: 8)
+    other = Matching(config, bench.types, bench.out, bench.make_inputs, Listeners(print, print))
+    monkeypatch.setattr("efficient_matcher.ros.matching.available_threads", lambda: 2)
+    other.reconfigure(config.with_values({"extract.max_keypoints": 64}))
+    assert other.matcher.config.model.threads == 4 and other.matcher.config.extract.max_keypoints == 64
+    other.stop()

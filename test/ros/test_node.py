@@ -90,10 +90,11 @@ def make_bench(tiny_bundle: Path) -> Iterator[Callable[..., Bench]]:
     rclpy.init()
     made: list[Bench] = []
 
-    def make(**overrides: Any) -> Bench:
+    def make(cli_args: list[str] | None = None, **overrides: Any) -> Bench:
         values = {"model.bundle": str(tiny_bundle), "model.threads": 1, "input.width": 320, "input.height": 240,
                   "node.diagnostics_period_s": 0.2, **{name.replace("__", "."): v for name, v in overrides.items()}}
-        made.append(Bench(MatcherNode(parameter_overrides=[Parameter(n, value=v) for n, v in values.items()])))
+        made.append(Bench(MatcherNode(
+            cli_args=cli_args, parameter_overrides=[Parameter(n, value=v) for n, v in values.items()])))
         return made[-1]
 
     yield make
@@ -247,6 +248,18 @@ def test_reset_and_set_reference_start_afresh(make_bench: Any, warped_pair: Any)
         assert row["ref_sec"] * 1000 + row["ref_nanosec"] // 1_000_000 == stamp + 33
 
 
+def test_cameras_swapped_by_remapping_are_swapped_once(make_bench: Any, warped_pair: Any) -> None:
+    bench = make_bench(node__stereo=True, cli_args=["--ros-args", "-r", "left/image:=/right/image",
+                                                    "-r", "right/image:=/left/image"])
+    homographies = bench.listen(PointCloud2, "/efficient_matcher/homography")
+    left, right = bench.camera(topic="/left/image"), bench.camera(topic="/right/image")
+    bench.connect(left, right)
+    left.publish(raw(warped_pair.image1, 1000))
+    right.publish(raw(warped_pair.image0, 1000))
+    assert bench.spin_until(lambda: bool(homographies))
+    check_homography(homographies[0], warped_pair.matrix)  # from what came as right to what came as left
+
+
 def test_two_cameras_have_no_reference_to_set(make_bench: Any) -> None:
     answer = make_bench(node__stereo=True).call(Trigger, "/efficient_matcher/set_reference", Trigger.Request())
     assert not answer.success and "two cameras" in answer.message
@@ -295,6 +308,7 @@ def test_quality_of_service_is_overridable(make_bench: Any) -> None:
     (["-p", "model.bundle:=/no/such/bundle"], "/no/such/bundle"),
     (["-p", "match.score_threshold:=7.0"], "match.score_threshold"),
     (["-p", "qos_overrides./image.subscription.reliability:=sometimes"], "qos_overrides./image.subscription"),
+    (["-p", "qos_overrides./efficient_matcher/matches.publisher.reliability:=sometimes"], "matches.publisher"),
     (["--params-file", "/no/such.yaml"], "/no/such.yaml")])
 def test_bad_start_is_one_line_and_exit_1(arguments: list[str], word: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["matcher_node", "--ros-args", *arguments]) == 1
