@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from efficient_matcher.errors import ConfigError
+from efficient_matcher.errors import ConfigError, likely
 from efficient_matcher.settings_file import read_settings
 
 Value = bool | int | float | str
@@ -240,7 +240,7 @@ def _find(name: str) -> Setting:
     for setting in settings():
         if setting.name == name:
             return setting
-    raise ConfigError(f"unknown setting '{name}'")
+    raise ConfigError(f"unknown setting '{name}'{likely(name, (setting.name for setting in settings()))}")
 
 
 def _checked(setting: Setting, value: Any) -> Value:

@@ -9,6 +9,7 @@ import yaml
 
 from efficient_matcher.errors import ConfigError
 
+NODE = "efficient_matcher"  # as the launch files call it
 ROS_PARAMETERS = ("use_sim_time", "qos_overrides", "start_type_description_service")  # every node of ROS has these
 
 
@@ -39,22 +40,39 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _below_ros_heading(tree: dict[str, Any]) -> dict[str, Any]:
     """The sections; in a parameter file of ROS they stand below a node's name, which may be split by its namespaces,
-    beside parameters of ROS itself."""
-    parameters = _ros_parameters(tree)
-    if not parameters:
+    beside parameters of ROS itself. What is for all nodes comes first, then what is for this one."""
+    nodes = _ros_parameters(tree)
+    if not nodes:
         return tree
-    return {name: entries for part in parameters for name, entries in part.items()
-            if str(name).split(".")[0] not in ROS_PARAMETERS}
+    sections: dict[str, Any] = {}
+    for name in _for_this_node(list(nodes)):
+        for key, entries in nodes[name].items():
+            if str(key).split(".")[0] in ROS_PARAMETERS:
+                continue
+            known = sections.get(key)
+            sections[key] = {**known, **entries} if isinstance(known, dict) and isinstance(entries, dict) else entries
+    return sections
 
 
-def _ros_parameters(tree: Any) -> list[dict[str, Any]]:
-    """What stands below each `ros__parameters`; none where there is anything else."""
+def _for_this_node(names: list[str]) -> list[str]:
+    """Those of the nodes of a file whose parameters are this one's: of all, and of the only other one or the one that is
+    called efficient_matcher, as a camera's driver may stand in the same file. Raises ConfigError."""
+    of_all = [name for name in names if name.endswith("*")]
+    others = [name for name in names if not name.endswith("*")]
+    own = [name for name in others if name.rpartition("/")[2] == NODE]
+    if len(others) > 1 and len(own) != 1:
+        raise ConfigError(f"holds parameters of several nodes, {', '.join(others)}; leave only one, or call one {NODE}")
+    return of_all + (own or others)
+
+
+def _ros_parameters(tree: Any, name: str = "") -> dict[str, dict[str, Any]]:
+    """What stands below each `ros__parameters`, by the name of its node; nothing where there is anything else."""
     if not isinstance(tree, dict):
-        return []
+        return {}
     if set(tree) == {"ros__parameters"}:
         parameters = tree["ros__parameters"] or {}
         if not isinstance(parameters, dict):
             raise ConfigError("ros__parameters must be a mapping")
-        return [parameters]
-    below = [_ros_parameters(part) for part in tree.values()]
-    return [part for parts in below for part in parts] if all(below) else []
+        return {name: parameters}
+    below = [_ros_parameters(part, f"{name}/{str(key).strip('/')}") for key, part in tree.items()]
+    return {node: parameters for part in below for node, parameters in part.items()} if all(below) else {}

@@ -57,7 +57,7 @@ def test_wrong_use_is_exit_2(call: Callable, arguments: tuple[str, ...]) -> None
 @pytest.mark.parametrize(("arguments", "message"), [
     (("replay", "none.mcap"), "error: none.mcap: does not exist\n"),
     (("match", "none.png", "b.png"), "error: none.png: cannot be read: No such file or directory\n"),
-    (("dump-config", "--set", "extract.keypoints=5"), "error: unknown setting 'extract.keypoints'\n"),
+    (("dump-config", "--set", "extract.keypoints=5"), "error: unknown setting 'extract.keypoints'; did you mean extract.max_keypoints?\n"),
     (("dump-config", "--set", "extract.max_keypoints=1"),
      "error: extract.max_keypoints must be from 8 to 8192, got 1\n"),
     (("dump-config", "--set", "extract.max_keypoints=2026-13-45"),
@@ -122,6 +122,14 @@ def test_interrupt_is_one_line_and_exit_130(call: Callable, monkeypatch: pytest.
 
     monkeypatch.setattr("efficient_matcher.commands.dump_config.run", interrupt)
     assert call("dump-config") == (130, "", "interrupted\n")
+
+
+def test_an_interrupted_training_says_that_it_goes_on(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("efficient_matcher.commands.curves.run", interrupt)
+    assert call("train", "curves", "run") == (130, "", "interrupted; the same command goes on\n")
 
 
 def test_interrupt_before_the_command_is_the_same_line(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

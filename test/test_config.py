@@ -134,6 +134,27 @@ def test_parameter_files_of_ros_are_read_as_well(tmp_path: Path) -> None:
     assert load_config(path) == load_config()
 
 
+def test_of_several_nodes_in_a_file_this_ones_parameters_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    driver = "/cam:\n  driver:\n    ros__parameters: {fps: 30}\n"
+    of_all = "/**:\n  ros__parameters:\n    extract: {max_keypoints: 300, border_px: 9}\n"
+    own = "/robot:\n  efficient_matcher:\n    ros__parameters:\n      extract: {max_keypoints: 200}\n"
+    path.write_text(own + driver + of_all)  # in whatever order: what is for this node wins
+    assert load_config(path) == load_config(None, {"extract.max_keypoints": 200, "extract.border_px": 9})
+    path.write_text(of_all + own.replace("efficient_matcher", "front"))
+    assert load_config(path) == load_config(None, {"extract.max_keypoints": 200, "extract.border_px": 9})
+    path.write_text(driver + own.replace("efficient_matcher", "front"))
+    with pytest.raises(ConfigError, match="params.yaml: holds parameters of several nodes, /cam/driver, /robot/front"):
+        load_config(path)
+
+
+def test_a_misspelt_setting_is_corrected() -> None:
+    with pytest.raises(ConfigError, match="'match.score_treshold'; did you mean match.score_threshold?"):
+        Config().with_values({"match.score_treshold": 0.3})
+    with pytest.raises(ConfigError, match="'score_threshold'; did you mean .*match.score_threshold"):
+        Config().with_values({"score_threshold": 0.3})
+
+
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none.yaml: cannot be read: No such file"):
         load_config(tmp_path / "none.yaml")

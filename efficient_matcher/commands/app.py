@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,9 @@ from efficient_matcher.commands.options import (BundleOption, ConfigOption, Json
 from efficient_matcher.errors import MatcherError
 
 
+RESUMED = ("train", "finetune", "sensitivity")  # their runs keep what was done
+
+
 class _Group(TyperGroup):
     """Commands with one line for each failure that is expected."""
 
@@ -26,13 +29,14 @@ class _Group(TyperGroup):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        with _one_line_failures():
+        with _one_line_failures(lambda: ctx.invoked_subcommand in RESUMED):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _one_line_failures() -> Iterator[None]:
-    """Expected failures are one line and exit 1; an interrupt is one line and exit 130."""
+def _one_line_failures(goes_on: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Expected failures are one line and exit 1; an interrupt is one line and exit 130. goes_on: whether what was
+    interrupted begins again where it ended."""
     try:
         yield
     except MatcherError as error:
@@ -44,7 +48,7 @@ def _one_line_failures() -> Iterator[None]:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted" + ("; the same command goes on" if goes_on() else ""), file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -15,6 +15,7 @@ from efficient_matcher.files import write_bytes_atomic
 from efficient_matcher.learn.log import NAME
 
 COLUMNS = 4
+FEW = 3
 SMOOTHED_OVER = 15  # entries; single steps are noise
 FAINT, CLEAR = "#b8c4d0", "#0072B2"
 Curves = dict[str, NDArray[np.float64]]
@@ -64,8 +65,9 @@ def plot_curves(curves: Curves, title: str) -> bytes:
     figure = Figure(figsize=(3.0 * COLUMNS, 2.1 * rows + 0.4), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    marker = "o" if len(curves["step"]) < FEW else None  # one point makes no line
     for panel, name in zip(panels, names):
-        panel.plot(curves["step"], curves[name], color=FAINT, linewidth=0.8)
+        panel.plot(curves["step"], curves[name], color=FAINT, linewidth=0.8, marker=marker, markersize=3)
         panel.plot(curves["step"], running_mean(curves[name]), color=CLEAR)
         panel.set_title(name.replace("_", " "), fontsize=9)
         panel.tick_params(labelsize=7)

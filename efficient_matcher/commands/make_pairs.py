@@ -6,6 +6,7 @@ So that a choice can be made on images of one's own and the public list be left 
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,4 +82,5 @@ def _report(options: MakePairsOptions, count: int, skipped: dict[str, str]) -> N
     for name, reason in skipped.items():
         print(f"skipped {os.fsencode(name).decode(errors='backslashreplace')}: {reason}")
     print(f"{options.out}: {count} pairs")
-    print(f"next: efficient-matcher evaluate homography {options.out} --images {options.images}")
+    words = ["efficient-matcher", "evaluate", "homography", str(options.out), "--images", str(options.images)]
+    print(f"next: {shlex.join(words)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ def run(options: MakeScenesOptions) -> int:
         write_json(options.json, {"command": "make-scenes", "version": efficient_matcher.__version__,
                                   "pairs": options.pairs, "level": options.level, "seed": options.seed,
                                   "images": options.images, "textures": len(textures)})
-    print(f"{folder / LIST}: {len(listed)} pairs; "
-          f"efficient-matcher evaluate pose {folder / LIST} --images {folder / IMAGES}")
+    words = ["efficient-matcher", "evaluate", "pose", str(folder / LIST), "--images", str(folder / IMAGES)]
+    print(f"{folder / LIST}: {len(listed)} pairs; next: {shlex.join(words)}")
     if len(listed) < options.pairs:
         raise KeyboardInterrupt  # what is listed is there
     return len(listed)

@@ -104,5 +104,5 @@ def _pose_rows(pose: RelativePose) -> list[tuple[str, str]]:
              if doubtful]
     return [("rotation deg", "  ".join(f"{value: .3f}" for value in turn)),
             ("direction", "  ".join(f"{value: .4f}" for value in pose.translation)),
-            ("parallax px", f"{pose.parallax_px:.1f}"),
+            ("parallax px", f"{pose.parallax_px:.1f}"), ("margin", f"{pose.margin:.2f}"),
             ("pose inliers", str(int(pose.inliers.sum()))), *[("pose", text) for text in doubt]]

@@ -23,7 +23,7 @@ def plot_scaling(figures: Mapping[str, Sequence[Mapping[str, Any]]], subject: st
         axis.set_xlabel(AXES[name])
     figure.axes[0].legend(fontsize=8)
     figure.axes[0].set_ylabel("ms a frame" if "cameras" not in names else "ms a frame (of all cameras)")
-    figure.suptitle(textwrap.fill(subject, 55 * len(names)), fontsize=10)
+    figure.suptitle(textwrap.fill(subject, 42 * len(names)), fontsize=10)
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()

@@ -25,7 +25,13 @@ class AugmentConfig:
     noise_sigma: float = 20.0  # grey levels; the square root is uniform, so that most of it is weak
     blur_px: int = setting(7, minimum=3)  # length of the motion blur, at most
     defocus_px: float = 2.5  # sigma of the Gaussian blur; drawn as the noise is
-    jpeg_quality: tuple[int, int] = (35, 90)
+    jpeg_quality: tuple[int, int] = setting((35, 90), maximum=100)
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gain", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be two numbers, the smaller one first, got {[low, high]}")
 
 
 def augment(image: NDArray[np.uint8], rng: np.random.Generator, config: AugmentConfig) -> NDArray[np.uint8]:

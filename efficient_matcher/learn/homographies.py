@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.learn.recipe import setting
+
 _PATCH = 0.85  # share of the image, from the top left, that decides which way a benchmark pair is moved
 REFERENCE_WIDTH = 640.0  # the perspective term below is per pixel of an image this wide
 
@@ -25,7 +27,11 @@ class HomographyRange:
     rotation_deg: float = 25.0
     scale: tuple[float, float] = (1.0, 2.2)
     translation: float = 0.5  # share of the image, each axis
-    minimum_overlap: float = 0.25  # share of image 1 that image 0 must fill
+    minimum_overlap: float = setting(0.25, maximum=0.9)  # share of image 1 that image 0 must fill
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be two numbers above 0, the smaller one first, got {list(self.scale)}")
 
 
 BENCHMARK = HomographyRange(translation=0.6, minimum_overlap=0.15)  # no published pair overlaps less

@@ -46,11 +46,17 @@ def label_images(
     if missing and labeller is None:
         raise SourceError(f"{cache}: has no labels of {len(missing)} of {len(images)} images "
                           f"(first {images.names[missing[0]]}), and those by '{name}' cannot be made here")
-    for done, (i, points) in enumerate(zip(missing, _made(images, missing, labeller, workers)), 1):
-        known[images.names[i]] = points
-        if done % SAVE_EVERY == 0 or done == len(missing):
+    saved = len(known)
+    try:
+        for done, (i, points) in enumerate(zip(missing, _made(images, missing, labeller, workers)), 1):
+            known[images.names[i]] = points
+            if done % SAVE_EVERY == 0:
+                _write(cache, name, known, checksums)
+                saved = len(known)
+            progress(done, len(missing))
+    finally:  # an interrupt keeps what was made
+        if len(known) > saved:
             _write(cache, name, known, checksums)
-        progress(done, len(missing))
     return [known[name] for name in images.names]
 
 

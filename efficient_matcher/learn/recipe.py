@@ -7,6 +7,7 @@ A recipe's dataclass says with `setting` what a field may be. Types understood: 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from efficient_matcher.errors import RecipeError
+from efficient_matcher.errors import RecipeError, likely
 from efficient_matcher.files import plain
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ SHIPPED = Path(__file__).parents[1] / "recipes"
 def setting(default: Any = MISSING, *, minimum: float | None = None, maximum: float | None = None,
             below: float | None = None, choices: tuple[Any, ...] = ()) -> Any:
     """A field with limits; those of tuples and dicts hold for each entry. `maximum` is allowed itself, `below` is not.
+    A number without a minimum must not be negative, and none may be infinite or NaN.
 
     A dict, being mutable, is given as the default by a function that makes it: `setting(dict)`.
     """
@@ -77,7 +79,7 @@ def from_mapping(values: Any, kind: type[T], prefix: str = "", base: T | None = 
     known = {entry.name: entry for entry in fields(kind)}
     for key in values:
         if key not in known:
-            raise RecipeError(f"unknown key '{prefix}{key}' (known: {', '.join(known)})")
+            raise RecipeError(f"unknown key '{prefix}{key}'{likely(str(key), known)} (known: {', '.join(known)})")
     for name, entry in known.items():
         if base is None and name not in values and entry.default is MISSING and entry.default_factory is MISSING:
             raise RecipeError(f"key '{prefix}{name}' is missing")
@@ -176,7 +178,10 @@ def _limited(value: Any, limits: Mapping[str, Any], name: str) -> Any:
     choices, minimum, maximum, below = (limits.get(key) for key in ("choices", "minimum", "maximum", "below"))
     if choices and value not in choices:
         raise RecipeError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-    # written so that NaN, which compares false with everything, is refused too
+    if type(value) is float and not math.isfinite(value):
+        raise RecipeError(f"{name} must be a finite number, got {value!r}")
+    if minimum is None and type(value) in (int, float):
+        minimum = 0
     if minimum is not None and not value >= minimum:
         raise RecipeError(f"{name} must be at least {minimum:g}, got {value!r}")
     if maximum is not None and not value <= maximum:

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efficient_matcher.learn.recipe import setting
+
 CELL = 8
 ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")  # two layers at each of 1/1, 1/2, 1/4, 1/8
 # At full resolution batch normalisation takes a third of a training step's time and is not missed.
@@ -29,9 +31,9 @@ class SuperPointConfig:
     """Sizes of a SuperPoint; the defaults are the published ones (1.3 M parameters)."""
 
     widths: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128, 128)
-    detector_width: int = 256
-    descriptor_width: int = 256
-    descriptor_dim: int = 256
+    detector_width: int = setting(256, minimum=1)
+    descriptor_width: int = setting(256, minimum=1)
+    descriptor_dim: int = setting(256, minimum=1)
     batch_norm: bool = False  # after all 3x3 convolutions but the two at full resolution (see FULL_RESOLUTION)
     location_width: int = 0  # channels of the high-resolution location branch; 0 leaves it out
     half_stem: bool = False  # 1a takes 6x6 pixels at a stride of 2 and nothing is pooled before 2a: no full-resolution map

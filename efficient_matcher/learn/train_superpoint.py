@@ -37,8 +37,8 @@ class SuperPointTraining:
     network: SuperPointConfig = COMPACT
     pairs: PairConfig = PairConfig()
     loop: LoopConfig = LoopConfig()
-    peaks: int = 140  # per view
-    correspondences: int = 96  # per direction
+    peaks: int = setting(140, minimum=1)  # per view
+    correspondences: int = setting(96, minimum=1)  # per direction
     repeat_px: float = 3.0  # peaks this close under the true warp are one place
     location_weight: float = 1.0
     location_weight_at_end: float = 0.3  # labels are a third of a pixel rough; repeated peaks know better
@@ -51,6 +51,10 @@ class SuperPointTraining:
     self_label_weight: float = 0.5  # the labels keep the rest
     scenes_share: float = setting(0.0, minimum=0.0, maximum=1.0)  # of the pairs, see scene_pairs.py
     scenes: int = setting(600, minimum=1)  # how many are rendered for that
+
+    def __post_init__(self) -> None:
+        if self.reprojection_from >= self.reprojection_full:
+            raise ValueError("reprojection_from must be below reprojection_full")
 
     def going_on(self, network: SuperPointConfig) -> SuperPointTraining:
         """The settings for a trained network: its peaks have formed, so the late weights hold from the start."""

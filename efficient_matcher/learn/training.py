@@ -6,6 +6,7 @@ steps) and TensorBoard's events. A step's data and noise depend on (seed, step) 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from efficient_matcher.errors import MatcherError
+from efficient_matcher.files import write_bytes_atomic
 from efficient_matcher.learn.log import TrainingLog
 from efficient_matcher.learn.parallel import average_over_processes, rank, world_size
 from efficient_matcher.learn.recipe import setting
@@ -155,13 +157,12 @@ class Loop:
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
                  "description": self.description, "constraint": self._constraint.state()}
-        partial = self.checkpoint_path.with_suffix(".partial")
+        content = io.BytesIO()  # of a full disk torch says nothing that can be understood
+        torch.save(state, content)
         try:
-            torch.save(state, partial)
-            partial.replace(self.checkpoint_path)
-        except (OSError, RuntimeError) as error:  # torch wraps a full disk in RuntimeError
-            partial.unlink(missing_ok=True)
-            raise TrainingError(f"{self.checkpoint_path}: cannot be written ({str(error).splitlines()[0]})") from None
+            write_bytes_atomic(self.checkpoint_path, content.getbuffer())
+        except MatcherError as error:
+            raise TrainingError(str(error)) from None
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to `final_share`."""

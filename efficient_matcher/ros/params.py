@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from efficient_matcher.config import Config, Setting, describe, settings
-from efficient_matcher.errors import ConfigError
+from efficient_matcher.errors import ConfigError, likely
 
 SECTIONS = frozenset(setting.name.split(".")[0] for setting in settings())
 _NOT_OURS = ("use_sim_time", "qos_overrides.", "start_type_description_service")
@@ -71,5 +71,5 @@ def _check_names(node: Node) -> None:
         if name in known or name.startswith(_NOT_OURS):
             continue
         if name.split(".")[0] in SECTIONS:
-            raise ConfigError(f"unknown setting '{name}'")
+            raise ConfigError(f"unknown setting '{name}'{likely(name, known)}")
         node.get_logger().warning(f"parameter '{name}' is no setting of this node and is ignored")

@@ -88,10 +88,11 @@ class BagWriter:
 
 @contextmanager
 def _whole_or_none(path: Path) -> Iterator[None]:
-    """Without the bag where an image could not be read: what ends before its time would look like a whole one."""
+    """Without the bag where an image could not be read, or the user stopped: what ends before its time would look like a
+    whole one."""
     try:
         yield
-    except SourceError:  # never one of a bag that was there before
+    except (SourceError, KeyboardInterrupt):  # never one of a bag that was there before
         shutil.rmtree(path, ignore_errors=True)
         raise
 
@@ -102,8 +103,8 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uin
     """Write (stamp_ns, image) pairs to a new bag; returns how many.
 
     image: [H,W] (mono8) or [H,W,3] (bgr8) uint8. compressed: JPEG under `<topic>/compressed`.
-    Raises MatcherError when the bag exists or there is no image. What an interrupt leaves can be read; after an image
-    that cannot be read (SourceError) there is no bag.
+    Raises MatcherError when the bag exists or there is no image. After an interrupt, or an image that cannot be read
+    (SourceError), there is no bag.
     """
     rest = iter(images)
     first = next(rest, None)  # before the bag is made: a bag without images is of no use

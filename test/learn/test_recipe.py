@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,11 +49,11 @@ def test_a_recipe_reads_back_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text, message", [
     ("ratio: 1", r"ratio must be below 1, got 1.0"),
     ("ratio: -0.1", r"ratio must be at least 0, got -0.1"),
-    ("ratio: .nan", r"ratio must be at least 0, got nan"),
+    ("ratio: .nan", r"ratio must be a finite number, got nan"),
     ("ratio: true", r"ratio must be of type float, got True"),
     ("ratio: much", r"ratio must be of type float, got 'much'"),
     ("{}", r"key 'ratio' is missing"),
-    ("ratio: 0.5\nratoi: 1", r"unknown key 'ratoi' \(known: ratio, layers"),
+    ("ratio: 0.5\nratoi: 1", r"unknown key 'ratoi'; did you mean ratio\? \(known: ratio, layers"),
     ("ratio: 0.5\nratio: 0.6", r"line 2: duplicate key 'ratio'"),
     ("ratio: 0.5\nlayers: {a: 0.5, a: 0.6}", r"line 2: duplicate key 'a'"),
     ("ratio: 0.5\nlayers: {a: 1.5}", r"layers.a must be below 1, got 1.5"),
@@ -79,7 +81,11 @@ def test_what_a_recipe_leaves_out_stays_as_in_the_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["loop: {steps: 0}", "loop: {log_every: 0}", "loop: {clip_norm: 0.0}", "pairs: {pairs: 0}",
-                                  "pairs: {width: 250}", "pairs: {photometric: {blur_px: 2}}"])
+                                  "pairs: {width: 250}", "pairs: {photometric: {blur_px: 2}}",
+                                  "pairs: {photometric: {defocus_px: -5.0}}", "loop: {learning_rate: .inf}",
+                                  "pairs: {photometric: {gamma: [1.6, 0.6]}}", "pairs: {warp: {scale: [2.0, 1.0]}}",
+                                  "pairs: {warp: {scale: [0.0, 1.0]}}", "pairs: {warp: {minimum_overlap: 1.5}}",
+                                  "pairs: {warp: {perspective: .nan}}", "distill: {cells: .inf}", "task: -1"])
 def test_settings_that_cannot_work_are_named(tmp_path: Path, text: str) -> None:
     from efficient_matcher.learn.finetune import SuperPointFinetuning
     path = tmp_path / "finetune.yaml"
@@ -87,6 +93,32 @@ def test_settings_that_cannot_work_are_named(tmp_path: Path, text: str) -> None:
     name = text.split("{")[-1].split(":")[0]
     with pytest.raises(RecipeError, match=f"finetune.yaml: .*{name}.* must be"):
         read_recipe(path, SuperPointFinetuning)
+
+
+def test_no_number_of_any_recipe_takes_nan_or_what_is_negative(tmp_path: Path) -> None:
+    from efficient_matcher.learn import finetune
+    from efficient_matcher.learn.train_superglue import SuperGlueTraining
+    from efficient_matcher.learn.train_superpoint import SuperPointTraining
+    path, tried = tmp_path / "recipe.yaml", 0
+    for kind in (SuperPointTraining, SuperGlueTraining, finetune.SuperPointFinetuning, finetune.SuperGlueFinetuning,
+                 finetune.JointFinetuning):
+        for lines in _numbers(kind(), []):
+            for value in ("-1", ".nan", ".inf"):
+                path.write_text("".join("  " * depth + f"{key}:\n" for depth, key in enumerate(lines))[:-1] + f" {value}\n")
+                with pytest.raises(RecipeError):
+                    read_recipe(path, kind)
+                tried += 1
+    assert tried > 300
+
+
+def _numbers(recipe: object, above: list[str]) -> Iterator[list[str]]:
+    """The keys that lead to each number of a recipe."""
+    for entry in dataclasses.fields(recipe):
+        value = getattr(recipe, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, [*above, entry.name])
+        elif type(value) in (int, float):
+            yield [*above, entry.name]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

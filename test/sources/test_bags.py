@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -11,6 +11,7 @@ import pytest
 
 from efficient_matcher.config import InputConfig
 from efficient_matcher.errors import MatcherError, SourceError
+from efficient_matcher.ros.messages import image_message, make_header
 from efficient_matcher.sources.bag_writer import BagWriter, write_image_bag
 from efficient_matcher.sources.bags import ImageBag
 
@@ -240,12 +241,11 @@ def test_existing_bag_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_bag_stays_readable_when_its_writing_breaks_off(tmp_path: Path) -> None:
-    def images() -> object:
-        yield 5, IMAGES[1]
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        write_image_bag(tmp_path / "bag", images())
+        with BagWriter(tmp_path / "bag") as writer:
+            writer.add_topic("/camera/image_raw", "sensor_msgs/msg/Image")
+            writer.write("/camera/image_raw", 5, image_message(writer.types, make_header(writer.types, 5, ""), IMAGES[1]))
+            raise KeyboardInterrupt
     with ImageBag(tmp_path / "bag") as bag:
         assert read(bag) == [(5, 10)]
 
@@ -259,6 +259,16 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             writer.add_topic("/chatter", "std_msgs/msg/String")
             monkeypatch.setattr(writer._writer.storage, "write", full)
             writer.write("/chatter", 1, writer.types.string(data="hello"))
+
+
+def test_an_interrupted_bag_of_images_is_none(tmp_path: Path) -> None:
+    """It would look like a whole one, and a second try would find it there."""
+    def images() -> Iterator[tuple[int, np.ndarray]]:
+        yield 5, IMAGES[1]
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_image_bag(tmp_path / "bag", images())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bag_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
