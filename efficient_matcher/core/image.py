@@ -131,7 +131,7 @@ def _decoded(data: Buffer, kind: int) -> NDArray[np.uint8]:
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError(f"data is no image in a known compressed format, or cut short ({view.nbytes} bytes)")
+        raise ImageError(_why_no_image(content) or f"data is no image in a known compressed format, or cut short ({view.nbytes} bytes)")
     return image
 
 
@@ -212,6 +212,15 @@ def _to_grey(rows: NDArray[np.uint8], width: int, layout: _Layout) -> NDArray[np
         return rows
     pixels = rows if layout.channels == 1 else rows.reshape(len(rows), width, layout.channels)
     return cv2.cvtColor(pixels, layout.conversion)
+
+
+def _why_no_image(content: NDArray[np.uint8]) -> str | None:
+    """What is wrong with an image that OpenCV reads only as it is, such as floating point numbers in a TIFF."""
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return None if image is None else f"data is an image of {image.dtype} pixels, must be uint8 or uint16"
 
 
 def _is_cut_jpeg(content: NDArray[np.uint8]) -> bool:

@@ -194,6 +194,14 @@ def test_depth_of_compressed_images(colour: bool) -> None:
     np.testing.assert_array_equal(decode_compressed(eight, depth_bits=12), ramp())
 
 
+def test_floating_point_pixels_are_named() -> None:
+    data = cv2.imencode(".tiff", np.ones((8, 8), np.float32))[1]
+    if cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) is not None:
+        pytest.skip("this OpenCV converts them")
+    with pytest.raises(ImageError, match="image of float32 pixels, must be uint8 or uint16"):
+        decode_compressed(data)
+
+
 @pytest.mark.parametrize("extension", [".png", ".jpg"])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
 def test_cut_short(extension: str, share: float) -> None:
