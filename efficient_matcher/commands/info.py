@@ -32,14 +32,7 @@ def run(bundle: str, json: Path | None = None) -> dict[str, Any]:
 
 def card_rows(card: ModelCard, folder: Path) -> list[tuple[str, str]]:
     """The card of the bundle in `folder` as rows of a table."""
-    rows = {"folder": str(folder), "name": card.name, "format": str(card.format_version)}
-    rows.update(_flat("extractor", card.extractor))
-    rows.update(_flat("matcher", card.matcher))
-    rows["input size"] = f"{card.input_size[0]} x {card.input_size[1]} px"
-    rows["max keypoints"] = str(card.max_keypoints)
-    for section in ("preprocessing", "training", "measured"):
-        rows.update(_flat(section, getattr(card, section)))
-    rows["licence"] = card.licence
+    rows = {"folder": str(folder), "name": card.name, "format": str(card.format_version), "licence": card.licence}
     sizes = _sizes(card, folder)
     for name, digest in card.files.items():
         rows[name] = f"{sizes[name] / 2**20:.2f} MiB, SHA-256 {digest}"
@@ -47,6 +40,12 @@ def card_rows(card: ModelCard, folder: Path) -> list[tuple[str, str]]:
     for kind, name in VARIANT_NAMES.items():
         if name in card.files:
             rows[f"extractor on {kind}"] = name
+    rows.update(_flat("extractor", card.extractor))
+    rows.update(_flat("matcher", card.matcher))
+    rows["input size"] = f"{card.input_size[0]} x {card.input_size[1]} px"
+    rows["max keypoints"] = str(card.max_keypoints)
+    for section in ("preprocessing", "measured", "training"):
+        rows.update(_flat(section, getattr(card, section)))
     return list(rows.items())
 
 

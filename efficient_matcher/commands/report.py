@@ -56,6 +56,8 @@ def run(options: ReportOptions) -> dict[str, Any]:
     pairs = read_pairs(options.pairs, options.images)[:options.limit]
     if options.make:
         make_rows(given.rows, options.folder or find_recipe(options.rows).parent)
+    if not present(given.rows):
+        raise ConfigError(f"{options.rows}: no bundle of any row is there; --make makes them")
     machine, plan = machine_facts(), BenchPlan(rounds=options.rounds)
     turns = len(present(given.rows)) * options.rounds
     with _progress(len(pairs), turns) as progress:

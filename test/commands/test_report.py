@@ -68,6 +68,13 @@ def test_both_fits_stand_in_their_columns(folder: Path) -> None:
         "precision": "7.0", "recall": "-"}
 
 
+def test_a_page_of_nothing_is_not_written(folder: Path) -> None:
+    (folder / "rows.yaml").write_text("rows: [{title: pruned, bundle: nowhere}]")
+    with pytest.raises(ConfigError, match="no bundle of any row is there; --make makes them"):
+        run(options(folder))
+    assert not (folder / "out").exists()
+
+
 def test_missing_rows_are_made_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = []
     monkeypatch.setattr(command.subprocess, "run", lambda words, **kwargs: lines.append((words[3:], kwargs["cwd"]))
