@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -19,6 +20,7 @@ from efficient_matcher.commands.report import ReportOptions, make_rows, read_row
 from efficient_matcher.errors import ConfigError, MatcherError  # noqa: E402
 from efficient_matcher.evaluate.compression_page import tables  # noqa: E402
 from efficient_matcher.learn.graph_counts import count  # noqa: E402
+from efficient_matcher.learn.recipe import find_recipe  # noqa: E402
 from efficient_matcher.learn.pack import pack_bundle  # noqa: E402
 
 
@@ -149,10 +151,11 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
         read_rows(folder / "rows.yaml")
 
 
-# 3: past the end of a ramp
-TINY_STEPS = ["processes=1", "sparse_steps=3", "more_steps=1", "regrown_steps=1", "extractor_steps=3", "both_steps=1",
-              "narrow_steps=1", "rounded_steps=1", "denser_steps=1",
-              "kept_steps=1"]
+def tiny_steps() -> list[str]:
+    """Values of the recipe that ships for runs of a step each, or of 3: past the end of a ramp."""
+    names = yaml.safe_load(find_recipe("report-compression").read_text())["values"]
+    ramps = "sparse_steps", "extractor_steps"
+    return ["processes=1", *(f"{name}={3 if name in ramps else 1}" for name in names if name.endswith("_steps"))]
 
 
 def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.ndarray,
@@ -182,7 +185,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
         return type("Done", (), {"returncode": result.exit_code})
 
     monkeypatch.setattr(command.subprocess, "run", in_process)
-    given = read_rows("report-compression", TINY_STEPS, tmp_path)
+    given = read_rows("report-compression", tiny_steps(), tmp_path)
     make_rows(given.rows, tmp_path)
     bundles = {row.title: load_bundle(row.bundle) for row in given.rows}
     assert len(bundles) == 13 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
