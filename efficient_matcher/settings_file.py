@@ -55,8 +55,8 @@ def _below_ros_heading(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_this_node(names: list[str]) -> list[str]:
-    """Those of the nodes of a file whose parameters are this one's: of all, and of the only other one or the one that is
-    called efficient_matcher, as a camera's driver may stand in the same file. Raises ConfigError."""
+    """Those of the nodes of a file whose parameters are this one's: of all, and of the only other one or the one that
+    is called efficient_matcher, as a camera's driver may stand in the same file. Raises ConfigError."""
     of_all = [name for name in names if name.endswith("*")]
     others = [name for name in names if not name.endswith("*")]
     own = [name for name in others if name.rpartition("/")[2] == NODE]

@@ -17,7 +17,6 @@ from efficient_matcher.commands.options import (BundleOption, ConfigOption, Json
                                                 ThreadsOption, settings_of)
 from efficient_matcher.errors import MatcherError
 
-
 RESUMED = ("train", "finetune", "sensitivity")  # their runs keep what was done
 
 

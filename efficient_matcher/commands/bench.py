@@ -116,9 +116,9 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _runtimes(report: dict[str, Any]) -> str:
-    """The runtimes that were chosen, each with how many of the networks, where it was not said which."""
+    """The runtimes that compute the networks, and for how many each was chosen where they differ."""
     chosen = Counter(report["runtimes"])
-    return ", ".join(chosen if len(chosen) == 1 else (f"{name} ({count} parts)" for name, count in chosen.items()))
+    return ", ".join(chosen if len(chosen) == 1 else (f"{count} x {name}" for name, count in chosen.items()))
 
 
 def _refined_rows(refined: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -110,7 +110,7 @@ def decode_compressed(data: Buffer, depth_bits: int = 16) -> NDArray[np.uint8]:
     """
     image = _decoded(data, cv2.IMREAD_GRAYSCALE | (cv2.IMREAD_ANYDEPTH if depth_bits != 16 else 0))
     if image.dtype == np.uint16:
-        return _to_8_bits_of(image, depth_bits)
+        return _scaled_to_8_bit(image, depth_bits)
     return image if image.dtype == np.uint8 else _decoded(data, cv2.IMREAD_GRAYSCALE)
 
 
@@ -131,7 +131,8 @@ def _decoded(data: Buffer, kind: int) -> NDArray[np.uint8]:
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError(_why_no_image(content) or f"data is no image in a known compressed format, or cut short ({view.nbytes} bytes)")
+        raise ImageError(_unknown_pixels(content) or "data is no image in a known compressed format, or cut short "
+                                                     f"({view.nbytes} bytes)")
     return image
 
 
@@ -196,10 +197,11 @@ def _to_8_bit(rows: NDArray[np.uint8], is_bigendian: bool, depth_bits: int) -> N
     """Bytes of 16-bit values [H,2n] -> their depth_bits bits brought to 8 bits, [H,n]."""
     if depth_bits == 16:
         return cv2.extractChannel(rows.reshape(len(rows), -1, 2), 0 if is_bigendian else 1)
-    return _to_8_bits_of(rows.view(">u2" if is_bigendian else "<u2"), depth_bits)
+    return _scaled_to_8_bit(rows.view(">u2" if is_bigendian else "<u2"), depth_bits)
 
 
-def _to_8_bits_of(values: NDArray[np.uint16], depth_bits: int) -> NDArray[np.uint8]:
+def _scaled_to_8_bit(values: NDArray[np.uint16], depth_bits: int) -> NDArray[np.uint8]:
+    """The lower depth_bits bits of values [H,n] brought to 8 bits; what exceeds them saturates."""
     if not 8 <= depth_bits <= 16:
         raise ImageError(f"depth_bits is {depth_bits}, must be from 8 to 16")
     return np.minimum(values >> (depth_bits - 8), 255).astype(np.uint8)
@@ -214,20 +216,23 @@ def _to_grey(rows: NDArray[np.uint8], width: int, layout: _Layout) -> NDArray[np
     return cv2.cvtColor(pixels, layout.conversion)
 
 
-def _why_no_image(content: NDArray[np.uint8]) -> str | None:
-    """What is wrong with an image that OpenCV reads only as it is, such as floating point numbers in a TIFF."""
+def _unknown_pixels(content: NDArray[np.uint8]) -> str | None:
+    """What is wrong with an image that OpenCV reads only as it is, such as floating point numbers in a TIFF; None of
+    any other."""
     try:
         image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-    return None if image is None else f"data is an image of {image.dtype} pixels, must be uint8 or uint16"
+    if image is None or image.dtype in (np.uint8, np.uint16):
+        return None
+    return f"data is an image of {image.dtype} pixels, must be uint8 or uint16"
 
 
 def _is_cut_jpeg(content: NDArray[np.uint8]) -> bool:
     """Whether a JPEG lacks its end marker; some OpenCV versions fill what is missing with flat grey.
 
-    Looked for from marker to marker, over the contents of segments: a thumbnail in one has an end of its own, and behind
-    the image's own end cameras put films and notes.
+    Looked for from marker to marker, over the contents of segments: a thumbnail in one has an end of its own, and
+    behind the image's own end cameras put films and notes.
     """
     if content[:2].tobytes() != _JPEG_START:
         return False

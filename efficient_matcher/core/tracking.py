@@ -49,7 +49,8 @@ class Tracker:
     A change of resolution, a stamp going back, or a gap longer than `max_gap_s` starts afresh: `restarts` counts
     these and `restart_reason` says why the last one happened. In reference mode only the resolution matters, since
     that reference is meant to outlive the motion. A frame with too few keypoints for any homography never takes the
-    place of a reference that has enough: one black frame costs one result, not the tracks.
+    place of a reference that has enough: one black frame costs one result, not the tracks. A reference with too few, in
+    any mode, gives way to the first frame that has enough.
 
     `process` belongs to one thread; `set_reference` and `reset` may be called from any.
     """
@@ -95,7 +96,7 @@ class Tracker:
 
     def set_reference(self) -> None:
         """Make the next frame the reference (in keyframe mode the keyframe); its track ids are new."""
-        self._afresh = True
+        self.start_afresh()
 
     def start_afresh(self, reason: str = "") -> None:
         """Forget the reference; counted as a restart where a reason is given."""

@@ -52,8 +52,9 @@ def scene_pairs(textures: Sequence[NDArray[np.uint8]], levels: Sequence[str], co
 class BagPairs:
     """Pairs of frames of a bag, `gap` frames apart and each `gap` frames after the last pair; iterate once.
 
-    undistort: False for images that are rectified already. depth_bits: of 16-bit images. Raises SourceError where the bag has no calibration, none
-    that serves, or no poses. skipped: why frames and pairs were left out. notes: what was assumed.
+    undistort: False for images that are rectified already. depth_bits: of 16-bit images. skipped: why frames and pairs
+    were left out. notes: what was assumed. Raises SourceError where the bag has no calibration, none that serves, or no
+    poses.
     """
 
     bag: ImageBag

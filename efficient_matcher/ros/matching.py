@@ -17,7 +17,8 @@ from efficient_matcher.core.live import LatestFrameWorker, OverlappingWorker, Wo
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.records import PairResult
-from efficient_matcher.ros.diagnostics import AFRESH, ONE_SIDED, QUIET, QUIET_S, Health, Status, Trouble, diagnostics_message
+from efficient_matcher.ros.diagnostics import (AFRESH, ONE_SIDED, QUIET, QUIET_S, Health, Status, Trouble,
+                                               diagnostics_message)
 from efficient_matcher.ros.messages import MessageTypes, info_message
 from efficient_matcher.ros.stream import CameraStream, Output
 
@@ -179,16 +180,17 @@ class Matching:
     def _explained(self, message: str) -> str:
         if message == AFRESH:
             return f"{message}: {self.stream.restarts[1]}"
-        where = {QUIET: " {}", ONE_SIDED: "; none {}"}.get(message, "")
-        return message + where.format(self._where())
+        if message == ONE_SIDED:
+            return f"{message}; none {self._where()}"
+        return f"{message} {self._where()}" if message == QUIET else message
 
     def _where(self) -> str:
         silent = [self.inputs.topics[camera] for camera in self._health.silent] or self.inputs.topics
         unpublished = [topic for topic in self.inputs.unpublished if topic in silent]
         if unpublished:
             return f"on {', '.join(unpublished)}: nobody publishes there"
-        return (f"on {', '.join(silent)}, though somebody publishes there: its type or quality of service may differ, or "
-                "it stands still")
+        return (f"on {', '.join(silent)}, though somebody publishes there: its type or quality of service may differ, "
+                "or it stands still")
 
     def _wanted(self) -> bool:
         out = self._publishers

@@ -138,11 +138,11 @@ class CameraStream:
         self._cameras[index] = (key, model)
 
     def reset(self) -> None:
-        """Starts afresh with the next image."""
+        """Starts afresh with the next image, and so does the count of restarts."""
         self._tracker.reset()
 
     def start_afresh(self, reason: str = "") -> None:
-        """The same, and `restarts` stay; counted among them where a reason is given."""
+        """Starts afresh with the next image; counted among the restarts, which stay, where a reason is given."""
         self._tracker.start_afresh(reason)
 
     def set_reference(self) -> None:

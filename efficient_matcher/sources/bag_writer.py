@@ -88,11 +88,11 @@ class BagWriter:
 
 @contextmanager
 def _whole_or_none(path: Path) -> Iterator[None]:
-    """Without the bag where an image could not be read, or the user stopped: what ends before its time would look like a
-    whole one."""
+    """Without the bag where an image could not be read, or the user stopped: what ends before its time would look like
+    a whole one. To be entered once the bag is this writer's: one that was there before would go as well."""
     try:
         yield
-    except (SourceError, KeyboardInterrupt):  # never one of a bag that was there before
+    except (SourceError, KeyboardInterrupt):
         shutil.rmtree(path, ignore_errors=True)
         raise
 
@@ -111,7 +111,8 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uin
     if first is None:
         raise SourceError(f"{path}: there was no image to write")
     count = 0
-    with _whole_or_none(Path(path)), BagWriter(path, storage) as bag:
+    writer = BagWriter(path, storage)
+    with _whole_or_none(Path(path)), writer as bag:
         name = f"{topic}/compressed" if compressed else topic
         bag.add_topic(name, "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image")
         for stamp, image in chain([first], rest):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from efficient_matcher.commands.bench import _read, run
+from efficient_matcher.commands.bench import _read, _runtimes, run
 from efficient_matcher.config import Config
 from efficient_matcher.errors import BundleError, ConfigError, SourceError
 from efficient_matcher.evaluate.motion import moving_view
@@ -37,6 +37,11 @@ def test_report_holds_every_figure(config: Config, tmp_path: Path, capsys: pytes
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{report['bundle']['hash'][:12]} on onnxruntime" in printed
     assert "tracked frame ms" in printed and "nobody else had a core" in printed and "with refinement ms" in printed and "inside the runtime" in printed
+
+
+def test_runtimes_that_were_chosen_are_counted() -> None:
+    assert _runtimes({"runtimes": ["onnxruntime"] * 7}) == "onnxruntime"
+    assert _runtimes({"runtimes": ["openvino", "onnxruntime", "openvino"]}) == "2 x openvino, 1 x onnxruntime"
 
 
 def test_missing_bundle_is_found_before_anything_runs() -> None:

@@ -224,6 +224,16 @@ def test_a_black_frame_costs_one_result_and_not_the_tracks(mode: str) -> None:
     assert ids(tracker.process(frame([1, 2, 3, 4, 5]))) == ids(before)
 
 
+def test_starting_afresh_keeps_the_count_of_restarts() -> None:
+    tracker = Tracker(Scene())
+    tracker.process(frame([1, 2, 3, 4]))
+    tracker.start_afresh("time jumped back")
+    assert tracker.process(frame([1, 2, 3, 4])) is None
+    tracker.start_afresh()
+    assert tracker.process(frame([1, 2, 3, 4])) is None
+    assert (tracker.restarts, tracker.restart_reason) == (1, "time jumped back")
+
+
 @pytest.mark.parametrize("mode", ["sequential", "keyframe", "reference"])
 def test_a_black_start_gives_way_to_the_first_frame_that_shows_something(mode: str) -> None:
     tracker = Tracker(Scene(mode=mode, keyframe_min_inliers=4))

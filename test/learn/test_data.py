@@ -54,6 +54,17 @@ def test_labels_are_made_once_and_only_where_missing(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
 
 
+def test_an_interrupt_keeps_the_labels_made_so_far(tmp_path: Path) -> None:
+    def interrupt(done: int, of: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        label_images(image_set(3), tmp_path / "labels.npz", 1, interrupt)
+    made: list[int] = []
+    assert len(label_images(image_set(3), tmp_path / "labels.npz", 1, lambda done, of: made.append(of))) == 3
+    assert made == [1]
+
+
 def test_labels_of_before_there_were_checksums_are_taken(tmp_path: Path) -> None:
     label_images(image_set(2), tmp_path / "labels.npz", 1)
     with np.load(tmp_path / "labels.npz") as stored:

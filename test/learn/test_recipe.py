@@ -104,7 +104,8 @@ def test_no_number_of_any_recipe_takes_nan_or_what_is_negative(tmp_path: Path) -
                  finetune.JointFinetuning):
         for lines in _numbers(kind(), []):
             for value in ("-1", ".nan", ".inf"):
-                path.write_text("".join("  " * depth + f"{key}:\n" for depth, key in enumerate(lines))[:-1] + f" {value}\n")
+                keys = "".join("  " * depth + f"{key}:\n" for depth, key in enumerate(lines))
+                path.write_text(f"{keys[:-1]} {value}\n")
                 with pytest.raises(RecipeError):
                     read_recipe(path, kind)
                 tried += 1

@@ -198,6 +198,14 @@ def test_a_camera_info_that_does_not_come_is_told_of_to_who_wants_poses(
     assert bench.warnings == ["no camera_info arrives on /camera_info: no rays and no poses"]
 
 
+def test_listeners_that_come_and_go_leave_the_count_of_restarts(bench: Bench) -> None:
+    bench.matching.stream.start_afresh("time jumped back")
+    for count in (1, 0, 1):
+        bench.out.matches.subscribers = count
+        bench.matching.update_inputs()
+    assert bench.inputs.is_open and bench.matching.stream.restarts == (1, "time jumped back")
+
+
 def test_threads_are_shared_out_once(tiny_bundle: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of a running model cannot change, however many cores there are later."""
     config = bench.matching.config.with_values({"model.threads": 0, "node.overlap": True})

@@ -172,17 +172,22 @@ def test_compressed_images(make_bench: Any, warped_pair: Any) -> None:
     check_homography(homographies[0], warped_pair.matrix)
 
 
-def test_stereo_pair(make_bench: Any, warped_pair: Any) -> None:
-    bench = make_bench(node__stereo=True)
+def show_stereo(bench: Bench, on_left: np.ndarray, on_right: np.ndarray) -> PointCloud2:
+    """One image on each topic of the cameras; returns the homography that comes of it."""
     homographies = bench.listen(PointCloud2, "/efficient_matcher/homography")
-    left, right = bench.camera(topic="left/image"), bench.camera(topic="right/image")
+    left, right = bench.camera(topic="/left/image"), bench.camera(topic="/right/image")
     bench.connect(left, right)
-    left.publish(raw(warped_pair.image0, 1000))
-    right.publish(raw(warped_pair.image1, 1002))
+    left.publish(raw(on_left, 1000))
+    right.publish(raw(on_right, 1002))
     assert bench.spin_until(lambda: bool(homographies))
-    check_homography(homographies[0], warped_pair.matrix)
-    assert homographies[0].header.stamp.nanosec == 2_000_000
-    assert unpack_homography(homographies[0])[0]["cur_cam"] == 1
+    return homographies[0]
+
+
+def test_stereo_pair(make_bench: Any, warped_pair: Any) -> None:
+    homography = show_stereo(make_bench(node__stereo=True), warped_pair.image0, warped_pair.image1)
+    check_homography(homography, warped_pair.matrix)
+    assert homography.header.stamp.nanosec == 2_000_000
+    assert unpack_homography(homography)[0]["cur_cam"] == 1
 
 
 def test_cameras_are_left_alone_until_somebody_listens(make_bench: Any) -> None:
@@ -251,13 +256,8 @@ def test_reset_and_set_reference_start_afresh(make_bench: Any, warped_pair: Any)
 def test_cameras_swapped_by_remapping_are_swapped_once(make_bench: Any, warped_pair: Any) -> None:
     bench = make_bench(node__stereo=True, cli_args=["--ros-args", "-r", "left/image:=/right/image",
                                                     "-r", "right/image:=/left/image"])
-    homographies = bench.listen(PointCloud2, "/efficient_matcher/homography")
-    left, right = bench.camera(topic="/left/image"), bench.camera(topic="/right/image")
-    bench.connect(left, right)
-    left.publish(raw(warped_pair.image1, 1000))
-    right.publish(raw(warped_pair.image0, 1000))
-    assert bench.spin_until(lambda: bool(homographies))
-    check_homography(homographies[0], warped_pair.matrix)  # from what came as right to what came as left
+    homography = show_stereo(bench, on_left=warped_pair.image1, on_right=warped_pair.image0)
+    check_homography(homography, warped_pair.matrix)  # from what came as right to what came as left
 
 
 def test_two_cameras_have_no_reference_to_set(make_bench: Any) -> None:

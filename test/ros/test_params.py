@@ -87,6 +87,20 @@ def test_bad_change_is_rejected_with_a_reason(name: str, value: Any, reason: str
     assert not result.successful and reason in result.reason and not seen
 
 
+def test_a_change_that_cannot_be_taken_is_rejected_and_forgotten() -> None:
+    node, seen = make_node(), []
+
+    def take(config: Config) -> None:
+        if config.extract.max_keypoints == 100:
+            raise ConfigError("not now")
+        seen.append(config)
+    params.on_change(node, params.declare(node), take)
+    result, = node.set_parameters([Parameter("extract.max_keypoints", value=100)])
+    assert not result.successful and result.reason == "not now"
+    node.set_parameters([Parameter("match.score_threshold", value=0.5)])
+    assert seen[-1].extract.max_keypoints == Config().extract.max_keypoints
+
+
 def test_foreign_parameters_may_change() -> None:
     node = make_node()
     params.on_change(node, params.declare(node), lambda config: pytest.fail("nothing of ours changed"))

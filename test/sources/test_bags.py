@@ -271,6 +271,18 @@ def test_an_interrupted_bag_of_images_is_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_leaves_a_bag_that_was_there_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image_bag(tmp_path / "bag", [(5, IMAGES[1])])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+    monkeypatch.setattr("efficient_matcher.sources.bag_writer.output_typestore", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_image_bag(tmp_path / "bag", [(6, IMAGES[1])])
+    with ImageBag(tmp_path / "bag") as bag:
+        assert read(bag) == [(5, 10)]
+
+
 def test_bag_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         writer.add_topic("/chatter", "std_msgs/msg/String")
