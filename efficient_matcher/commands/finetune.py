@@ -77,6 +77,9 @@ def _check(options: FinetuneOptions, what: str) -> None:
     _check_teacher(options, what, recipe)
     for name in RESULTS[what]:
         network = _load(options, name)
+        if getattr(recipe, "wider", {}):
+            from efficient_matcher.learn.widen import widened
+            network = widened(network, recipe.wider)
         check_targets(network, getattr(recipe, "sizes", {}))
         ramp = getattr(recipe, "prune", None) or getattr(recipe, f"prune_{name}", None)
         if ramp is not None:

@@ -33,6 +33,7 @@ from efficient_matcher.learn.train_superpoint import Learner, SuperPointTraining
 from efficient_matcher.learn.training import Constraint, Loop, LoopConfig
 from efficient_matcher.learn.views import ViewConfig
 from efficient_matcher.learn.weights import fingerprint
+from efficient_matcher.learn.widen import widened
 
 WithoutLoss = Literal["frobenius", "random"]  # criteria that need no gradients
 Labels = Sequence[NDArray[np.float32]]
@@ -44,7 +45,8 @@ class SuperPointFinetuning:
 
     loop: LoopConfig = LoopConfig(steps=3000, learning_rate=2e-3, warmup_steps=50)
     pairs: PairConfig = PairConfig()
-    sizes: dict[str, int] = setting(dict, minimum=1)  # to bring the weights to first; see channels.py
+    wider: dict[str, int] = setting(dict, minimum=1)  # to bring the weights to first, the function unchanged; see widen.py
+    sizes: dict[str, int] = setting(dict, minimum=1)  # then to bring them down to; see channels.py
     half_stem: bool = False  # then to leave out the full-resolution map; see stem.py
     stem_width: int = setting(0, minimum=0)  # with half_stem, of its two layers in place of three; 0: as they are
     criterion: WithoutLoss = "frobenius"
@@ -62,8 +64,9 @@ class SuperPointFinetuning:
     def __post_init__(self) -> None:
         if self.stem_width and not self.half_stem:
             raise ValueError("stem_width is that of a half stem; set half_stem as well")
-        if self.start_share and (self.sizes or self.half_stem or self.rounded_bits or self.prune or self.regrow):
-            raise ValueError("start_share mixes two networks of one build; it goes without sizes, half_stem, "
+        rebuilt = self.wider or self.sizes or self.half_stem or self.rounded_bits
+        if self.start_share and (rebuilt or self.prune or self.regrow):
+            raise ValueError("start_share mixes two networks of one build; it goes without wider, sizes, half_stem, "
                              "rounded_bits, prune and regrow")
         if self.keep_codebooks and self.rounded_bits:
             raise ValueError("keep_codebooks and rounded_bits each say what values weights may have; choose one")
@@ -131,7 +134,8 @@ def finetune_superpoint(
     the pairs come from. Raises PruneError, RecipeError and, as `Loop` does, TrainingError.
     """
     torch.manual_seed(recipe.loop.seed)
-    student = narrow(start, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else start
+    student = widened(start, recipe.wider, recipe.loop.seed) if recipe.wider else start
+    student = narrow(student, recipe.sizes, recipe.criterion, recipe.loop.seed) if recipe.sizes else student
     if recipe.half_stem and (recipe.stem_width or not student.config.half_stem):
         student = with_half_stem(student, recipe.loop.seed, recipe.stem_width)
     if recipe.rounded_bits:
