@@ -144,16 +144,22 @@ def match(
 
 @app.command("make-bag")
 def make_bag(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images; numeric file names become their stamps.")],
+    source: Annotated[Path, typer.Argument(
+        metavar="FOLDER|VIDEO", help="Images, whose numeric file names become their stamps, or a video file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The bag's folder, which must not exist yet.")],
     storage: Annotated[Storage, typer.Option("--storage", help="Storage of the bag.")] = Storage.mcap,
     compressed: Annotated[bool, typer.Option("--compressed/--raw", help="JPEG CompressedImage, or raw Image.")] = False,
     topic: Annotated[str, typer.Option("--topic", help="Image topic.")] = "/camera/image_raw",
     frame_id: Annotated[str, typer.Option("--frame-id", help="frame_id of the images.")] = "camera",
+    hz: Annotated[Optional[float], typer.Option(
+        "--hz", min=0.001, max=100000.0, metavar="HZ", help="Images a second, in place of what names or video say.")] = None,
+    camera_info: Annotated[Optional[Path], typer.Option(
+        "--camera-info", metavar="YAML", help="Calibration as ROS stores it, for CameraInfo beside each image.")] = None,
 ) -> None:
-    """Make a bag of a folder of images, to replay pictures that never were a recording."""
+    """Make a bag of a folder of images or of a video, to replay pictures that never were a recording."""
     from efficient_matcher.commands import make_bag as command
-    command.run(folder, out, topic=topic, frame_id=frame_id, storage=storage.value, compressed=compressed)
+    command.run(source, out, topic=topic, frame_id=frame_id, storage=storage.value, compressed=compressed, hz=hz,
+                camera_info=camera_info)
 
 
 @app.command("dump-config")

@@ -1,4 +1,4 @@
-"""`make-bag`: a folder of images as a bag, to replay pictures that never were a recording."""
+"""`make-bag`: a folder of images or a video as a bag, to replay pictures that never were a recording."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from efficient_matcher.core.image import decode_colour
 from efficient_matcher.errors import ImageError, SourceError
 from efficient_matcher.ros.discovery import full_name
 from efficient_matcher.sources.bag_writer import Storage, write_image_bag
-from efficient_matcher.sources.images import list_images, stamps_of
+from efficient_matcher.sources.calibration import read_calibration
+from efficient_matcher.sources.images import SECOND_NS, list_images, stamps_of
+from efficient_matcher.sources.video import video_images
 
 
-def run(folder: Path, out: Path, *, topic: str, frame_id: str, storage: Storage, compressed: bool) -> int:
-    """Write the images of `folder` to the new bag `out`, stamped by their names; returns how many.
+def run(source: Path, out: Path, *, topic: str, frame_id: str, storage: Storage, compressed: bool,
+        hz: float | None = None, camera_info: Path | None = None) -> int:
+    """Write the images of a folder, or of a video, to the new bag `out`; returns how many.
 
-    topic: absolute, or relative to `/`. Raises MatcherError naming the topic, the folder, the image or the bag.
+    topic: absolute, or relative to `/`. hz: images a second, in place of what file names or the video say.
+    camera_info: calibration of the camera. Raises MatcherError naming the topic, the source, the image or the bag.
     """
     topic = full_name(topic)
-    paths = list_images(folder)
-    count = write_image_bag(out, _images(paths), topic=topic, frame_id=frame_id, storage=storage, compressed=compressed)
+    calibration = None if camera_info is None else read_calibration(camera_info)
+    images = video_images(source, hz) if source.is_file() else _images(list_images(source), hz)
+    count = write_image_bag(out, images, topic=topic, frame_id=frame_id, storage=storage, compressed=compressed,
+                            calibration=calibration)
     print(f"{out}: {count} images")
     return count
 
 
-def _images(paths: list[Path]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    for path, stamp in zip(paths, _different(paths)):
+def _images(paths: list[Path], hz: float | None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    stamps = [round(index * SECOND_NS / hz) for index in range(len(paths))] if hz else _different(paths)
+    for path, stamp in zip(paths, stamps):
         try:
             yield stamp, decode_colour(path.read_bytes())  # a bag keeps what the file holds, only matching goes grey
         except ImageError as error:

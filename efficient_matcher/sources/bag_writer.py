@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.errors import MatcherError, SourceError
+from efficient_matcher.ros.discovery import beside
 from efficient_matcher.ros.messages import MessageTypes, image_message, make_header
+from efficient_matcher.sources.calibration import Calibration
 from efficient_matcher.stopping import signals_deferred
 
 Storage = Literal["mcap", "sqlite3"]
@@ -77,6 +79,13 @@ class BagWriter:
         with self._one_line_failures():
             self._writer.write(connection, time_ns, self._typestore.serialize_cdr(message, connection.msgtype))
 
+    def camera_info(self, header: Any, calibration: Calibration) -> Any:
+        """The sensor_msgs/CameraInfo of a calibration, of whole images in full resolution."""
+        types = self._typestore.types
+        whole = types["sensor_msgs/msg/RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+        return types["sensor_msgs/msg/CameraInfo"](header=header, binning_x=0, binning_y=0, roi=whole,
+                                                   **vars(calibration))
+
     @contextmanager
     def _one_line_failures(self, consequence: str = "") -> Iterator[None]:
         """A full disk shows as an error of the system or of SQLite."""
@@ -99,12 +108,12 @@ def _whole_or_none(path: Path) -> Iterator[None]:
 
 def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uint8]]], *,
                     topic: str = "/camera/image_raw", frame_id: str = "camera", storage: Storage = "mcap",
-                    compressed: bool = False) -> int:
+                    compressed: bool = False, calibration: Calibration | None = None) -> int:
     """Write (stamp_ns, image) pairs to a new bag; returns how many.
 
-    image: [H,W] (mono8) or [H,W,3] (bgr8) uint8. compressed: JPEG under `<topic>/compressed`.
-    Raises MatcherError when the bag exists or there is no image. After an interrupt, or an image that cannot be read
-    (SourceError), there is no bag.
+    image: [H,W] (mono8) or [H,W,3] (bgr8) uint8. compressed: JPEG under `<topic>/compressed`. calibration: of the
+    camera, goes as CameraInfo beside each image. Raises MatcherError when the bag exists or there is no image. After an
+    interrupt, an image that cannot be read, or one that is not of the calibration's size (SourceError), there is no bag.
     """
     rest = iter(images)
     first = next(rest, None)  # before the bag is made: a bag without images is of no use
@@ -115,12 +124,24 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uin
     with _whole_or_none(Path(path)), writer as bag:
         name = f"{topic}/compressed" if compressed else topic
         bag.add_topic(name, "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image")
+        if calibration is not None:
+            bag.add_topic(beside(topic, "camera_info"), "sensor_msgs/msg/CameraInfo")
         for stamp, image in chain([first], rest):
             header = make_header(bag.types, stamp, frame_id)
+            if calibration is not None:
+                _check_size(path, image, calibration)
+                bag.write(beside(topic, "camera_info"), stamp, bag.camera_info(header, calibration))
             message = _jpeg(bag.types, header, image) if compressed else image_message(bag.types, header, image)
             bag.write(name, stamp, message)
             count += 1
     return count
+
+
+def _check_size(path: Path | str, image: NDArray[np.uint8], calibration: Calibration) -> None:
+    height, width = image.shape[:2]
+    if (width, height) != (calibration.width, calibration.height):
+        raise SourceError(f"{path}: the calibration is of {calibration.width} x {calibration.height} images, "
+                          f"one is {width} x {height}")
 
 
 def _jpeg(types: MessageTypes, header: Any, image: NDArray[np.uint8]) -> Any:
