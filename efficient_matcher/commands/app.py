@@ -130,6 +130,8 @@ def match(
     out: Annotated[Optional[Path], typer.Option("--out", metavar="PNG", help="Draw the matches side by side.")] = None,
     focal: Annotated[Optional[float], typer.Option("--focal", metavar="PX", min=1.0, help=(
         "Focal length of both images: print the relative pose too."))] = None,
+    camera_info: Annotated[Optional[Path], typer.Option("--camera-info", metavar="YAML", help=(
+        "Calibration of the camera of both, as ROS stores it: print the relative pose too."))] = None,
     bundle: BundleOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -139,7 +141,8 @@ def match(
     """Match two image files; print the homography from A to B."""
     from efficient_matcher.commands import match as command
     settings = settings_of(config, set_, bundle, threads)
-    command.run(command.MatchOptions(image0, image1, out, json, settings, focal_px=focal))
+    command.run(command.MatchOptions(image0, image1, out, json, settings, focal_px=focal,
+                                     camera_info=camera_info))
 
 
 @app.command("make-bag")

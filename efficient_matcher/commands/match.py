@@ -14,10 +14,12 @@ from efficient_matcher.commands.common import print_table
 from efficient_matcher.config import Config
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.draw import draw_matches
-from efficient_matcher.errors import MatcherError
+from efficient_matcher.errors import MatcherError, SourceError
 from efficient_matcher.files import check_apart, write_bytes_atomic, write_json
 from efficient_matcher.records import PairResult, RelativePose
+from efficient_matcher.ros.camera import CameraModel, pose_by_rays
 from efficient_matcher.ros.messages import model_hash
+from efficient_matcher.sources.calibration import read_calibration
 from efficient_matcher.sources.images import read_image
 
 LEAST_MARGIN, LEAST_PARALLAX_PX = 1.2, 3.0  # of a pose to be told without a doubt
@@ -26,8 +28,9 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class MatchOptions:
-    """Two image files; out: a picture of the matches; json: everything in numbers. focal_px: of both cameras, whose
-    principal points are taken to be the images' centres; None: their relative pose is not asked for."""
+    """Two image files; out: a picture of the matches; json: everything in numbers. camera_info: calibration of the
+    camera both are of; focal_px: of both cameras instead, whose principal points are taken to be the images' centres.
+    With neither, the relative pose is not asked for."""
 
     image0: Path
     image1: Path
@@ -36,6 +39,7 @@ class MatchOptions:
     config: Config = Config()
     max_matches: int = 200
     focal_px: float | None = None
+    camera_info: Path | None = None
 
 
 def run(options: MatchOptions) -> PairResult:
@@ -43,13 +47,11 @@ def run(options: MatchOptions) -> PairResult:
     if options.out is not None and options.out.suffix.lower() not in PICTURE_SUFFIXES:
         raise MatcherError(f"{options.out}: must end in one of {' '.join(PICTURE_SUFFIXES)}")
     check_apart([options.out, options.json], [options.image0, options.image1])
-    if options.focal_px is not None and not np.isfinite(options.focal_px):
-        raise MatcherError(f"--focal {options.focal_px:g}: must be a length in pixels")
+    camera = _camera(options)
     images = [read_image(path, options.config.input.depth_bits) for path in (options.image0, options.image1)]
     matcher = Matcher.from_bundle(options.config.model.bundle, options.config)
     result = matcher.match(*images)
-    pose = None if options.focal_px is None else matcher.relative_pose(result, *(
-        _intrinsics(options.focal_px, features.image_size) for features in (result.features0, result.features1)))
+    pose = _pose(options, camera, matcher, result)
     if options.out is not None:
         picture = draw_matches(result, options.max_matches)
         write_bytes_atomic(options.out, cv2.imencode(options.out.suffix, picture)[1].tobytes())
@@ -57,6 +59,37 @@ def run(options: MatchOptions) -> PairResult:
         write_json(options.json, _report(options, matcher, result, pose))
     print_table("match", _rows(options, result, pose))
     return result
+
+
+def _camera(options: MatchOptions) -> CameraModel | None:
+    """The calibrated camera, if one is given. Raises MatcherError naming what is no calibration."""
+    if options.focal_px is not None and options.camera_info is not None:
+        raise MatcherError("--focal and --camera-info both say what the camera is; give one")
+    if options.focal_px is not None and not np.isfinite(options.focal_px):
+        raise MatcherError(f"--focal {options.focal_px:g}: must be a length in pixels")
+    if options.camera_info is None:
+        return None
+    try:
+        camera = CameraModel.from_calibration(read_calibration(options.camera_info))
+        if problem := camera.problem_of(options.config.node.undistort):
+            raise MatcherError(problem)
+        return camera
+    except SourceError:
+        raise
+    except MatcherError as error:
+        raise MatcherError(f"{options.camera_info}: {str(error).removeprefix('camera_info: ')}") from None
+
+
+def _pose(options: MatchOptions, camera: CameraModel | None, matcher: Matcher, result: PairResult) -> RelativePose | None:
+    """By the calibration or the focal length, whichever is given; None without."""
+    sides = (result.points0, result.features0), (result.points1, result.features1)
+    if camera is not None:
+        undistort = options.config.node.undistort
+        rays0, rays1 = (camera.rays(points, features.image_size, undistort) for points, features in sides)
+        return pose_by_rays(result, rays0, rays1, (camera.focal_px(undistort),) * 2, options.config.geometry)
+    if options.focal_px is None:
+        return None
+    return matcher.relative_pose(result, *(_intrinsics(options.focal_px, features.image_size) for _, features in sides))
 
 
 def _intrinsics(focal_px: float, size: tuple[int, int]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ and ROS 2 (k, d, p).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -43,14 +43,22 @@ class CameraModel:
     @classmethod
     def from_message(cls, info: Any) -> CameraModel:
         """The model of a sensor_msgs/CameraInfo; raises MatcherError for an uncalibrated one."""
-        model = str(info.distortion_model).strip().lower()
-        matrix, distortion = _values(info, "k").reshape(3, 3), _values(info, "d")
-        rectified = _values(info, "p").reshape(3, 4)[:, :3]
+        whole = cls.from_calibration(info)
+        return replace(whole, matrix=_cropped(whole.matrix, info), rectified=_cropped(whole.rectified, info),
+                       size=_image_size(info))
+
+    @classmethod
+    def from_calibration(cls, calibration: Any) -> CameraModel:
+        """The model of whole images: of a `Calibration`, or of what else has a CameraInfo's width, height, model and
+        matrices. Raises MatcherError for an uncalibrated one."""
+        model = str(calibration.distortion_model).strip().lower()
+        matrix, distortion = _values(calibration, "k").reshape(3, 3), _values(calibration, "d")
+        rectified = _values(calibration, "p").reshape(3, 4)[:, :3]
         if not all(np.isfinite(values).all() for values in (matrix, distortion, rectified)):
             raise MatcherError("camera_info: k, d or p is not finite")
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
             raise MatcherError("camera_info: not calibrated, k is zero")
-        return cls(_cropped(matrix, info), distortion, _cropped(rectified, info), _image_size(info),
+        return cls(matrix, distortion, rectified, (int(calibration.width), int(calibration.height)),
                    model in FISHEYE_MODELS, _distortion_problem(model, distortion))
 
     def rays(self, points: NDArray[np.float32], image_size: tuple[int, int],

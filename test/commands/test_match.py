@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,43 @@ def test_a_focal_length_gives_the_relative_pose(tmp_path: Path, files: tuple[Pat
     cv2.imwrite(str(files[1]), np.zeros((64, 64), np.uint8))
     run(MatchOptions(*files, config=config, focal_px=300.0))
     assert "none found" in capsys.readouterr().out.split("relative pose")[1]
+
+
+def calibration(path: Path, **changes: str) -> Path:
+    entries = {"image_width": "320", "image_height": "240", "distortion_model": "plumb_bob",
+               "camera_matrix": "{data: [300, 0, 159.5, 0, 300, 119.5, 0, 0, 1]}",
+               "distortion_coefficients": "{data: [-0.25, 0.05, 0, 0, 0]}", **changes}
+    path.write_text("".join(f"{name}: {value}\n" for name, value in entries.items()))
+    return path
+
+
+def test_a_calibration_gives_the_relative_pose_through_its_distortion(
+        tmp_path: Path, files: tuple[Path, Path], warped_pair: Any, config: Config) -> None:
+    K, turn = np.array([[300.0, 0, 159.5], [0, 300.0, 119.5], [0, 0, 1]]), cv2.Rodrigues(np.radians([2.0, -3.0, 6.0]))[0]
+    turned = cv2.warpPerspective(warped_pair.image0, K @ turn @ np.linalg.inv(K), (320, 240))
+    pixels = np.stack(np.meshgrid(np.arange(320.0), np.arange(240.0)), axis=-1).reshape(-1, 1, 2)
+    source = cv2.undistortPoints(pixels, K, np.array([-0.25, 0.05, 0, 0, 0]), P=K).reshape(240, 320, 2).astype(np.float32)
+    for path, image in zip(files, (warped_pair.image0, turned)):
+        cv2.imwrite(str(path), cv2.remap(image, source, None, cv2.INTER_LINEAR))
+    found = {}
+    for distortion in ("[-0.25, 0.05, 0, 0, 0]", "[0, 0, 0, 0, 0]"):
+        camera = calibration(tmp_path / "front.yaml", distortion_coefficients=f"{{data: {distortion}}}")
+        run(MatchOptions(*files, json=tmp_path / "m.json", config=config, camera_info=camera))
+        pose = json.loads((tmp_path / "m.json").read_text())["relative_pose"]
+        found[distortion] = np.degrees(np.linalg.norm(cv2.Rodrigues(np.array(pose["rotation"]) @ turn.T)[0]))
+    known, taken_for_none = found.values()
+    assert known < 0.5 and known < taken_for_none
+
+
+def test_a_calibration_that_does_not_fit_is_named(tmp_path: Path, files: tuple[Path, Path], config: Config) -> None:
+    path = tmp_path / "front.yaml"
+    for changes, options, told in (
+            ({"image_width": "640"}, {}, "camera_info is for 640x240 images, the image is 320x240"),
+            ({"distortion_model": "ftheta"}, {}, f"{path}: unknown distortion_model 'ftheta'"),
+            ({"camera_matrix": f"{{data: {[0] * 9}}}"}, {}, f"{path}: not calibrated, k is zero"),
+            ({}, {"focal_px": 300.0}, "--focal and --camera-info both say what the camera is; give one")):
+        with pytest.raises(MatcherError, match=re.escape(told)):
+            run(MatchOptions(*files, config=config, camera_info=calibration(path, **changes), **options))
 
 
 def test_images_without_anything_in_common_are_a_result(
