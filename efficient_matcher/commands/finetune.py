@@ -71,10 +71,12 @@ def run(options: FinetuneOptions, what: str) -> dict[str, Any]:
 def _check(options: FinetuneOptions, what: str) -> None:
     """Raise MatcherError for what would fail later, in the processes."""
     from efficient_matcher.learn.channels import check_targets
+    from efficient_matcher.learn.finetune import check_zeros
     recipe = _recipe(options, what)
     check_apart([options.out / f"{name}.safetensors" for name in RESULTS[what]], [
         options.superpoint, options.superglue, options.teacher_superpoint, options.teacher_superglue])
     _check_teacher(options, what, recipe)
+    parts = []
     for name in RESULTS[what]:
         network = _load(options, name)
         if getattr(recipe, "wider", {}):
@@ -86,6 +88,8 @@ def _check(options: FinetuneOptions, what: str) -> None:
             from efficient_matcher.learn.fold import sparse_form
             from efficient_matcher.learn.prune import prune_magnitude
             prune_magnitude(sparse_form(network), ramp)
+        parts.append((network, ramp))
+    check_zeros(parts, recipe)
 
 
 def _check_teacher(options: FinetuneOptions, what: str, recipe: Any) -> None:

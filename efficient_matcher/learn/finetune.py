@@ -206,6 +206,13 @@ def no_labels(images: ImageSet) -> Labels:
     return [np.zeros((0, 3), np.float32)] * len(images)
 
 
+def check_zeros(parts: list[tuple[Network, Ramp | None]], recipe: Any) -> None:
+    """Raise RecipeError when zeros are to change places and neither the weights nor a ramp of the recipe have any."""
+    if recipe.regrow and not any(ramp or max(sparsity(network).values()) for network, ramp in parts):
+        raise RecipeError("regrow: the weights to begin with have no zeros that could change places; prune them, "
+                          "first or by this recipe")
+
+
 class Pruning(Constraint):
     """Masks and ramps of the networks of one run."""
 
@@ -217,9 +224,7 @@ class Pruning(Constraint):
         self._masks = [Masks(network, self._regrowth is not None) if recipe.keep_zeros or ramp is not None else None
                        for network, ramp in parts]
         self._shares = [0.0] * len(parts)
-        if self._regrowth and not any(ramp or max(sparsity(network).values()) for network, ramp in parts):
-            raise RecipeError("regrow: the weights to begin with have no zeros that could change places; prune them, "
-                              "first or by this recipe")
+        check_zeros(parts, recipe)
 
     def begin(self) -> None:
         """The zeros of now are the ones to hold."""

@@ -84,6 +84,8 @@ def test_a_matcher_learns_the_features_of_several_extractors(folder: Path) -> No
     (dict(superpoint="sp.safetensors", recipe="seeded.yaml"), "superpoint", "loop.seed: 5 in the recipe"),
     (dict(superpoint="sp.safetensors", labels="typo.npz"), "superpoint", "typo.npz: no such file of labels"),
     (dict(superpoint="sp.safetensors", recipe="scenes.yaml"), "superpoint", "scenes_share: takes two pairs"),
+    (dict(superpoint="sp.safetensors", recipe="regrown.yaml"), "superpoint", "regrow: the weights to begin with have no"),
+    (dict(superpoint="sp.safetensors", recipe="wider.yaml"), "superpoint", "wider: 4a: 2 is less than the"),
     (dict(superpoint="run/superpoint.safetensors"), "superpoint", "is what the work begins with"),
 ])
 def test_mistakes_are_one_line(folder: Path, options: dict, what: str, message: str) -> None:
@@ -91,6 +93,8 @@ def test_mistakes_are_one_line(folder: Path, options: dict, what: str, message: 
     (folder / "mixed.yaml").write_text("start_share: 0.5\n")
     (folder / "seeded.yaml").write_text("loop: {seed: 5}\n")
     (folder / "scenes.yaml").write_text(QUICK.replace("task: 0", "task: 1") + "scenes_share: 0.5\n")
+    (folder / "regrown.yaml").write_text("regrow: {every: 1}\n")
+    (folder / "wider.yaml").write_text("wider: {4a: 2}\n")
     (folder / "run").mkdir()
     (folder / "run" / "superpoint.safetensors").write_bytes((folder / "sp.safetensors").read_bytes())
     paths = {key: folder / value if key != "sizes" else value for key, value in options.items()}
