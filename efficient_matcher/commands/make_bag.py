@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from efficient_matcher.core.image import decode_colour
+from efficient_matcher.core.image import decode_stored
 from efficient_matcher.errors import ImageError, SourceError
 from efficient_matcher.ros.discovery import full_name
-from efficient_matcher.sources.bag_writer import Storage, write_image_bag
+from efficient_matcher.sources.bag_writer import Storage, StoredImage, write_image_bag
 from efficient_matcher.sources.calibration import read_calibration
 from efficient_matcher.sources.images import SECOND_NS, list_images, stamps_of
 from efficient_matcher.sources.video import video_images
@@ -33,11 +30,11 @@ def run(source: Path, out: Path, *, topic: str, frame_id: str, storage: Storage,
     return count
 
 
-def _images(paths: list[Path], hz: float | None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _images(paths: list[Path], hz: float | None) -> Iterator[tuple[int, StoredImage]]:
     stamps = [round(index * SECOND_NS / hz) for index in range(len(paths))] if hz else _different(paths)
     for path, stamp in zip(paths, stamps):
         try:
-            yield stamp, decode_colour(path.read_bytes())  # a bag keeps what the file holds, only matching goes grey
+            yield stamp, decode_stored(path.read_bytes())  # a bag keeps what the file holds, only matching goes grey
         except ImageError as error:
             raise SourceError(f"{path}: {error}") from None
         except OSError as error:

@@ -114,9 +114,12 @@ def decode_compressed(data: Buffer, depth_bits: int = 16) -> NDArray[np.uint8]:
     return image if image.dtype == np.uint8 else _decoded(data, cv2.IMREAD_GRAYSCALE)
 
 
-def decode_colour(data: Buffer) -> NDArray[np.uint8]:
-    """As `decode_compressed`, but [H,W,3] uint8, blue-green-red."""
-    return _decoded(data, cv2.IMREAD_COLOR)
+def decode_stored(data: Buffer) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """As `decode_compressed`, but what the file holds: [H,W] uint8 or uint16 where it is grey, else [H,W,3] uint8,
+    blue-green-red."""
+    image = _decoded(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    known = image.dtype == np.uint8 or (image.dtype == np.uint16 and image.ndim == 2)
+    return image if known else _decoded(data, cv2.IMREAD_COLOR)
 
 
 def _decoded(data: Buffer, kind: int) -> NDArray[np.uint8]:

@@ -193,12 +193,13 @@ def cloud_message(types: MessageTypes, header: Any, rows: NDArray[np.void], is_d
                              data=types.to_data(rows.tobytes()), is_dense=is_dense)
 
 
-def image_message(types: MessageTypes, header: Any, image: NDArray[np.uint8]) -> Any:
-    """A sensor_msgs/Image of [H,W] (mono8) or [H,W,3] (bgr8) uint8."""
+def image_message(types: MessageTypes, header: Any, image: NDArray[np.uint8] | NDArray[np.uint16]) -> Any:
+    """A sensor_msgs/Image of [H,W] uint8 (mono8) or uint16 (mono16), or of [H,W,3] uint8 (bgr8)."""
     height, width = image.shape[:2]
-    encoding, channels = ("mono8", 1) if image.ndim == 2 else ("bgr8", 3)
+    encoding = "bgr8" if image.ndim == 3 else f"mono{8 * image.itemsize}"
+    data = image.astype(image.dtype.newbyteorder("<"), copy=False).tobytes()
     return types.image(header=header, height=height, width=width, encoding=encoding, is_bigendian=0,
-                       step=width * channels, data=types.to_data(image.tobytes()))
+                       step=len(data) // height, data=types.to_data(data))
 
 
 def info_message(types: MessageTypes, card: ModelCard, cameras: Sequence[str]) -> Any:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from efficient_matcher.sources.calibration import Calibration
 from efficient_matcher.stopping import signals_deferred
 
 Storage = Literal["mcap", "sqlite3"]
+StoredImage = Union[NDArray[np.uint8], NDArray[np.uint16]]
 BAG_VERSION = 8  # what ROS 2 Iron and Jazzy write; Humble and Lyrical read it
 
 
@@ -106,13 +107,13 @@ def _whole_or_none(path: Path) -> Iterator[None]:
         raise
 
 
-def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uint8]]], *,
+def write_image_bag(path: Path | str, images: Iterable[tuple[int, StoredImage]], *,
                     topic: str = "/camera/image_raw", frame_id: str = "camera", storage: Storage = "mcap",
                     compressed: bool = False, calibration: Calibration | None = None) -> int:
     """Write (stamp_ns, image) pairs to a new bag; returns how many.
 
-    image: [H,W] (mono8) or [H,W,3] (bgr8) uint8. compressed: JPEG under `<topic>/compressed`. calibration: of the
-    camera, goes as CameraInfo beside each image. Raises MatcherError when the bag exists or there is no image. After an
+    image: [H,W] uint8 (mono8) or uint16 (mono16), or [H,W,3] uint8 (bgr8). compressed: JPEG, of 16 bits PNG, under
+    `<topic>/compressed`. calibration: of the camera, goes as CameraInfo beside each image. Raises MatcherError when the bag exists or there is no image. After an
     interrupt, an image that cannot be read, or one that is not of the calibration's size (SourceError), there is no bag.
     """
     rest = iter(images)
@@ -131,22 +132,25 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, NDArray[np.uin
             if calibration is not None:
                 _check_size(path, image, calibration)
                 bag.write(beside(topic, "camera_info"), stamp, bag.camera_info(header, calibration))
-            message = _jpeg(bag.types, header, image) if compressed else image_message(bag.types, header, image)
+            message = _compressed(bag.types, header, image) if compressed else image_message(bag.types, header, image)
             bag.write(name, stamp, message)
             count += 1
     return count
 
 
-def _check_size(path: Path | str, image: NDArray[np.uint8], calibration: Calibration) -> None:
+def _check_size(path: Path | str, image: StoredImage, calibration: Calibration) -> None:
     height, width = image.shape[:2]
     if (width, height) != (calibration.width, calibration.height):
         raise SourceError(f"{path}: the calibration is of {calibration.width} x {calibration.height} images, "
                           f"one is {width} x {height}")
 
 
-def _jpeg(types: MessageTypes, header: Any, image: NDArray[np.uint8]) -> Any:
-    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-    return types.compressed_image(header=header, format="jpeg", data=types.to_data(encoded.tobytes()))
+def _compressed(types: MessageTypes, header: Any, image: StoredImage) -> Any:
+    """As compressed_image_transport does: JPEG has no 16 bits."""
+    kind, options = (".png", []) if image.dtype == np.uint16 else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95])
+    name = "mono16; png compressed mono16" if image.dtype == np.uint16 else "jpeg"
+    encoded = cv2.imencode(kind, image, options)[1]
+    return types.compressed_image(header=header, format=name, data=types.to_data(encoded.tobytes()))
 
 
 def _latched_qos() -> Any:

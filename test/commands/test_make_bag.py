@@ -15,6 +15,7 @@ pytest.importorskip("rosbags")
 from efficient_matcher.commands import make_bag  # noqa: E402
 from efficient_matcher.errors import MatcherError  # noqa: E402
 from efficient_matcher.ros.camera import CameraModel  # noqa: E402
+from efficient_matcher.ros.messages import decode_message  # noqa: E402
 
 SIZE = 64, 48
 CALIBRATION = """
@@ -76,6 +77,20 @@ def test_hz_goes_before_what_names_or_the_video_say(video: Path, images: Path, t
         made(source, tmp_path / source.name / "bag" if source.is_dir() else tmp_path / "bag", hz=50.0)
     for bag in (tmp_path / "bag", images / "bag"):
         assert [time for time, _ in messages(bag)["/cam/image_raw"]][:3] == [0, 20_000_000, 40_000_000]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_16_bits_stay_16_bits_and_grey_stays_grey(tmp_path: Path, compressed: bool) -> None:
+    deep = (np.arange(48 * 64, dtype=np.uint16) * 5).reshape(48, 64)  # 14 bits, as of a thermal camera
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "1.png"), deep)
+    cv2.imwrite(str(tmp_path / "in" / "2.png"), (deep >> 6).astype(np.uint8))
+    made(tmp_path / "in", tmp_path / "bag", compressed=compressed)
+    (_, first), (_, second) = next(iter(messages(tmp_path / "bag").values()))
+    if not compressed:
+        assert [(m.encoding, m.step) for m in (first, second)] == [("mono16", 128), ("mono8", 64)]
+    np.testing.assert_array_equal(decode_message(first, 14), deep >> 6)
+    np.testing.assert_allclose(decode_message(second).astype(int), deep >> 6, atol=6 if compressed else 0)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
