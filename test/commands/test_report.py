@@ -154,7 +154,7 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
 def tiny_steps() -> list[str]:
     """Values of the recipe that ships for runs of a step each, or of 3: past the end of a ramp."""
     names = yaml.safe_load(find_recipe("report-compression").read_text())["values"]
-    ramps = "sparse_steps", "extractor_steps"
+    ramps = "sparse_steps", "extractor_steps", "lighter_steps", "lighter_matcher_steps"
     return ["processes=1", *(f"{name}={3 if name in ramps else 1}" for name in names if name.endswith("_steps"))]
 
 
@@ -188,7 +188,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     given = read_rows("report-compression", tiny_steps(), tmp_path)
     make_rows(given.rows, tmp_path)
     bundles = {row.title: load_bundle(row.bundle) for row in given.rows}
-    assert len(bundles) == 13 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
+    assert len(bundles) == 14 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
     counts = {title: [count(bundle.path / name) for name in bundle.card.files if "matcher" in name]
               for title, bundle in bundles.items()}
     shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)
