@@ -14,7 +14,7 @@ from efficient_matcher.commands.common import print_table
 from efficient_matcher.config import Config
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.draw import draw_matches
-from efficient_matcher.errors import MatcherError, SourceError
+from efficient_matcher.errors import MatcherError
 from efficient_matcher.files import check_apart, write_bytes_atomic, write_json
 from efficient_matcher.records import PairResult, RelativePose
 from efficient_matcher.ros.camera import CameraModel, pose_by_rays
@@ -46,7 +46,7 @@ def run(options: MatchOptions) -> PairResult:
     """Match, print the table, write what was asked for. Raises MatcherError."""
     if options.out is not None and options.out.suffix.lower() not in PICTURE_SUFFIXES:
         raise MatcherError(f"{options.out}: must end in one of {' '.join(PICTURE_SUFFIXES)}")
-    check_apart([options.out, options.json], [options.image0, options.image1])
+    check_apart([options.out, options.json], [options.image0, options.image1, options.camera_info])
     camera = _camera(options)
     images = [read_image(path, options.config.input.depth_bits) for path in (options.image0, options.image1)]
     matcher = Matcher.from_bundle(options.config.model.bundle, options.config)
@@ -69,13 +69,12 @@ def _camera(options: MatchOptions) -> CameraModel | None:
         raise MatcherError(f"--focal {options.focal_px:g}: must be a length in pixels")
     if options.camera_info is None:
         return None
+    calibration = read_calibration(options.camera_info)
     try:
-        camera = CameraModel.from_calibration(read_calibration(options.camera_info))
+        camera = CameraModel.from_calibration(calibration)
         if problem := camera.problem_of(options.config.node.undistort):
             raise MatcherError(problem)
         return camera
-    except SourceError:
-        raise
     except MatcherError as error:
         raise MatcherError(f"{options.camera_info}: {str(error).removeprefix('camera_info: ')}") from None
 

@@ -125,13 +125,14 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, StoredImage]],
     with _whole_or_none(Path(path)), writer as bag:
         name = f"{topic}/compressed" if compressed else topic
         bag.add_topic(name, "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image")
+        info_name = beside(topic, "camera_info")
         if calibration is not None:
-            bag.add_topic(beside(topic, "camera_info"), "sensor_msgs/msg/CameraInfo")
+            bag.add_topic(info_name, "sensor_msgs/msg/CameraInfo")
         for stamp, image in chain([first], rest):
             header = make_header(bag.types, stamp, frame_id)
             if calibration is not None:
                 _check_size(path, image, calibration)
-                bag.write(beside(topic, "camera_info"), stamp, bag.camera_info(header, calibration))
+                bag.write(info_name, stamp, bag.camera_info(header, calibration))
             message = _compressed(bag.types, header, image) if compressed else image_message(bag.types, header, image)
             bag.write(name, stamp, message)
             count += 1

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from efficient_matcher.errors import SourceError
+from efficient_matcher.errors import MatcherError, SourceError
+from efficient_matcher.files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,9 @@ def read_calibration(path: Path) -> Calibration:
     and the entry.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: is not YAML: {str(error).splitlines()[0]}") from None
+        tree = read_yaml(path)
+    except MatcherError as error:
+        raise SourceError(f"{path}: {error}") from None
     if not isinstance(tree, dict) or "camera_matrix" not in tree:
         raise SourceError(f"{path}: is no calibration of ROS: it has no camera_matrix")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -119,6 +120,8 @@ def refused(text: str, path: Path) -> str:
 def test_a_calibration_that_is_none_is_named(images: Path, tmp_path: Path) -> None:
     path = tmp_path / "front.yaml"
     assert refused("T_BS: 1\n", path) == f"{path}: is no calibration of ROS: it has no camera_matrix"
+    with pytest.raises(MatcherError, match="none.yaml: cannot be read: No such file"):
+        made(images, tmp_path / "bag", camera_info=tmp_path / "none.yaml")
     assert refused("a: [\n", path).startswith(f"{path}: is not YAML: ")
     assert refused(CALIBRATION.replace("52,", ""), path) == f"{path}: camera_matrix: needs 9 finite numbers, got 8"
     assert refused(CALIBRATION.replace("52", "x"), path) == f"{path}: camera_matrix: data must be numbers"
@@ -126,6 +129,19 @@ def test_a_calibration_that_is_none_is_named(images: Path, tmp_path: Path) -> No
         f"{path}: image_width must be a whole number of pixels, got None")
     assert "the calibration is of 640 x 48 images, one is 64 x 48" in refused(
         CALIBRATION.replace("image_width: 64", "image_width: 640"), path)
+
+
+def test_a_video_without_a_rate_asks_for_one(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = cv2.VideoCapture
+
+    def rateless(path: str) -> SimpleNamespace:
+        real = capture(path)
+        return SimpleNamespace(isOpened=real.isOpened, read=real.read, release=real.release, get=lambda _: 0.0)
+
+    monkeypatch.setattr("cv2.VideoCapture", rateless)
+    with pytest.raises(MatcherError, match="flight.avi: does not say how many images a second it has; give --hz"):
+        made(video, tmp_path / "bag")
+    assert made(video, tmp_path / "bag", hz=10.0) == 5
 
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:

@@ -113,6 +113,9 @@ def test_the_images_themselves_are_not_replaced(files: tuple[Path, Path], config
     for options in (MatchOptions(*files, out=files[1], config=config), MatchOptions(*files, json=files[1], config=config)):
         with pytest.raises(MatcherError, match="b.png: is what the work begins with"):
             run(options)
+    camera = calibration(tmp_path / "front.yaml")
+    with pytest.raises(MatcherError, match="front.yaml: is what the work begins with"):
+        run(MatchOptions(*files, json=camera, config=config, camera_info=camera))
     with pytest.raises(MatcherError, match="m.png: is asked for as two results"):
         run(MatchOptions(*files, out=tmp_path / "m.png", json=tmp_path / "m.png", config=config))
     with pytest.raises(MatcherError, match="--focal inf: must be a length"):
