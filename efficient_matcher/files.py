@@ -12,19 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from efficient_matcher.errors import MatcherError
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file says. Raises MatcherError with the cause, which the caller puts behind the file's name."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MatcherError(f"cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of bytes, and of a day that is none
-        raise MatcherError(f"is not YAML: {str(error).splitlines()[0]}") from None
 
 
 def write_bytes_atomic(path: Path | str, data: bytes) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from efficient_matcher.errors import ConfigError, MatcherError
-from efficient_matcher.files import read_yaml
+import yaml
+
+from efficient_matcher.errors import ConfigError
 
 NODE = "efficient_matcher"  # as the launch files call it
 ROS_PARAMETERS = ("use_sim_time", "qos_overrides", "start_type_description_service")  # every node of ROS has these
 
 
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says. Raises ConfigError with the cause, which the caller puts behind the file's name."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of bytes, and of a day that is none
+        raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}") from None
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """What a file says, as `section.field` -> value, not checked any further. Raises ConfigError."""
-    try:
-        tree = read_yaml(path)
-    except MatcherError as error:
-        raise ConfigError(str(error)) from None
+    tree = read_yaml(path)
     if tree is None:
         return {}
     if not isinstance(tree, dict):

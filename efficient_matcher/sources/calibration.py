@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.errors import MatcherError, SourceError
-from efficient_matcher.files import read_yaml
+from efficient_matcher.errors import ConfigError, SourceError
+from efficient_matcher.settings_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         tree = read_yaml(path)
-    except MatcherError as error:
+    except ConfigError as error:
         raise SourceError(f"{path}: {error}") from None
     if not isinstance(tree, dict) or "camera_matrix" not in tree:
         raise SourceError(f"{path}: is no calibration of ROS: it has no camera_matrix")
