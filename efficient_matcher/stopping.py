@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 
+# The kernel tells a child of every thread of its parent that ends, and `timeout` tells a group and its leader: one wish,
+# several signals.
+ONE_WISH_S = 1.0
+
+
 class StopSignals:
-    """While active, Ctrl-C and SIGTERM set `requested` instead of interrupting; a second one interrupts after all."""
+    """While active, Ctrl-C and SIGTERM set `requested` instead of interrupting; a second one interrupts after all, unless
+    it follows so closely that it belongs to the first."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._requested_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -26,9 +34,10 @@ class StopSignals:
         _restore(self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._requested_at = True, time.monotonic()
+        elif time.monotonic() - self._requested_at > ONE_WISH_S:
             raise KeyboardInterrupt
-        self.requested = True
 
 
 @contextmanager
