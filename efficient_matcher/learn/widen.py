@@ -15,6 +15,10 @@ from torch import Tensor
 from efficient_matcher.learn.channels import PruneError, sizes
 from efficient_matcher.learn.superpoint import ENCODER, SuperPoint, SuperPointConfig
 
+# Of their random values, what outputs that were there begin with from new inputs: too little to change an answer, but not
+# zero, since zeros are what finetuning holds (`keep_zeros`), and then no new channel would ever be read.
+UNREAD = 1e-6
+
 
 def check_wider(network: SuperPoint, targets: Mapping[str, int]) -> None:
     """Raise PruneError naming the first part that is unknown or would have fewer channels than there are."""
@@ -48,12 +52,12 @@ def _wider_config(config: SuperPointConfig, targets: Mapping[str, int]) -> Super
 
 
 def _grown(old: Tensor, new: Tensor) -> Tensor:
-    """`new` (random) with `old` in its corner; what outputs there were take from new inputs is zero."""
+    """`new` (random) with `old` in its corner; outputs that were there take next to nothing from new inputs."""
     if old.shape == new.shape:
         return old
     outputs = len(old)
     if old.ndim == 4:
-        new[:outputs, old.shape[1]:] = 0
+        new[:outputs, old.shape[1]:] *= UNREAD
         new[:outputs, :old.shape[1]] = old
     else:
         new[:outputs] = old

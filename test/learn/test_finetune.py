@@ -85,6 +85,17 @@ def test_a_narrowed_student_nears_its_teacher_and_a_resumed_run_ends_like_an_unb
         finetune_superpoint(extractor(), images, None, recipe, tmp_path / "broken")
 
 
+def test_the_new_channels_of_a_wider_network_come_to_count_and_zeros_stay(images: ImageSet, tmp_path: Path) -> None:
+    start = extractor()
+    with torch.no_grad():
+        start.conv2b.weight[:, :2] = 0  # pruned before
+    recipe = SuperPointFinetuning(loop=LOOP, pairs=PAIRS, wider={"1a": 12, "2a": 12}, task=0.0)
+    wide, _ = finetune_superpoint(start, images, None, recipe, tmp_path, extractor())
+    assert wide.conv2b.weight[:8, :2].abs().max() == 0
+    for layer in (wide.conv1b, wide.conv2b):
+        assert layer.weight[:, 8:].abs().max() > 1e-3 and (layer.weight[:, 8:] != 0).all()
+
+
 def test_pruning_ramps_up_while_the_matcher_learns_and_the_average_has_the_zeros(
         images: ImageSet, tmp_path: Path) -> None:
     views = extract_views(extractor(), images, VIEWS, 0)
