@@ -23,6 +23,7 @@ DDS = ["cyclonedds>=11,<12", *REPLAY]
 DDS_TEST = ["cyclonedds>=11,<12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 # dask and distributed are for `sensitivity --scheduler` alone
 COMPRESS = ["joblib>=1.4", "dask>=2024.1", "distributed>=2024.1", "matplotlib>=3.7", *TRAIN]
+SFM = ["h5py>=3.7", *COMMAND_LINE]
 PLOTS = ["matplotlib>=3.7", *COMMAND_LINE]
 DEMO = ["scikit-image>=0.22", *REPLAY]
 OPENVINO = ["openvino>=2024.0"]
@@ -58,9 +59,10 @@ setup(
         "demo": DEMO,
         "openvino": OPENVINO,
         "plots": PLOTS,
+        "sfm": SFM,
         "compress": COMPRESS,
         "test": TEST,
-        "dev": [*TEST, *DEMO, *PLOTS, *COMPRESS, *OPENVINO, *DDS_TEST],
+        "dev": [*TEST, *DEMO, *PLOTS, *SFM, *COMPRESS, *OPENVINO, *DDS_TEST],
     },
     entry_points={
         "console_scripts": [

@@ -145,6 +145,28 @@ def match(
                                      camera_info=camera_info))
 
 
+@app.command("match-pairs")
+def match_pairs(
+    list_: Annotated[Path, typer.Argument(metavar="LIST", help="Text file, a line `name0 name1` a pair.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of features.h5 and matches.h5.")],
+    images: Annotated[Optional[Path], typer.Option(
+        "--images", metavar="DIR", help="Folder of the images. [dim]default: images beside LIST[/dim]")] = None,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Match a list of image pairs for structure from motion, into files as hloc reads them.
+
+    The same command goes on with what an interrupted one has left.
+    """
+    from efficient_matcher.commands import match_pairs as command
+    settings = settings_of(config, set_, bundle, threads)
+    _exit_if_stopped(command.run(command.MatchPairsOptions(list_, out, images, settings, overwrite, json)))
+
+
 @app.command("make-bag")
 def make_bag(
     source: Annotated[Path, typer.Argument(

@@ -1,7 +1,8 @@
-"""Image pairs with known homographies: a text file of names and matrices beside a folder of images."""
+"""Lists of image pairs: text files beside a folder of images, of names alone or with known homographies."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,19 +29,26 @@ def read_pairs(file: Path | str, images: Path | str | None = None) -> list[Homog
     images: folder of the images, by default `images` beside the file.
     Raises SourceError naming file and line, or the image that is missing.
     """
-    file = Path(file)
-    folder = file.parent / "images" if images is None else Path(images)
-    try:
-        lines = file.read_text().splitlines()
-    except OSError as error:
-        raise SourceError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SourceError(f"{file}: is not a text file") from None
-    pairs = [_pair(line, f"{file}, line {number}", folder) for number, line in enumerate(lines, 1)
-             if line.strip() and not line.startswith("#")]
-    if not pairs:
-        raise SourceError(f"{file}: lists no pairs")
-    return pairs
+    folder = _folder_of(file, images)
+    return [_pair(line, where, folder) for where, line in _lines(file)]
+
+
+def read_named_pairs(file: Path | str, images: Path | str | None = None) -> list[tuple[str, str]]:
+    """Names, below the images' folder, of a file with lines `name0 name1`; what else stands in a line is passed over.
+
+    A pair that comes again, also the other way round, counts once. images, raises: as `read_pairs`.
+    """
+    folder = _folder_of(file, images)
+    pairs: dict[frozenset[str], tuple[str, str]] = {}
+    for where, line in _lines(file):
+        words = line.split()
+        if len(words) < 2:
+            raise SourceError(f"{where}: needs the file names of two images")
+        name0, name1 = (_checked_name(name, where, folder) for name in words[:2])
+        if name0 == name1:
+            raise SourceError(f"{where}: {name0} is paired with itself")
+        pairs.setdefault(frozenset((name0, name1)), (name0, name1))
+    return list(pairs.values())
 
 
 def write_pairs(file: Path | str, pairs: Iterable[HomographyPair], comment: str = "") -> None:
@@ -51,6 +59,35 @@ def write_pairs(file: Path | str, pairs: Iterable[HomographyPair], comment: str 
     lines = [f"# {comment}"] if comment else []
     lines += [" ".join([pair.name, *(repr(float(value)) for value in pair.homography.ravel())]) for pair in pairs]
     write_text_atomic(file, "\n".join(lines) + "\n")
+
+
+def _folder_of(file: Path | str, images: Path | str | None) -> Path:
+    return Path(file).parent / "images" if images is None else Path(images)
+
+
+def _lines(file: Path | str) -> list[tuple[str, str]]:
+    """Where each line stands, and the line; at least one. Raises SourceError."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SourceError(f"{file}: is not a text file") from None
+    found = [(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)
+             if line.strip() and not line.startswith("#")]
+    if not found:
+        raise SourceError(f"{file}: lists no pairs")
+    return found
+
+
+def _checked_name(name: str, where: str, folder: Path) -> str:
+    """A name without detours, so that one image has one name."""
+    plain = posixpath.normpath(name)
+    if plain.startswith(("/", "..")):
+        raise SourceError(f"{where}: {name} is no path below {folder}")
+    if not (folder / plain).is_file():
+        raise SourceError(f"{where}: {folder / plain} does not exist")
+    return plain
 
 
 def _pair(line: str, where: str, folder: Path) -> HomographyPair:

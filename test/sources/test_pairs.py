@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from efficient_matcher.errors import SourceError
-from efficient_matcher.sources.pairs import read_pairs
+from efficient_matcher.sources.pairs import read_named_pairs, read_pairs
 
 IDENTITY = "1 0 0 0 1 0 0 0 1"
 
@@ -52,3 +52,22 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SourceError, match="is not a text file"):
         read_pairs(tmp_path / "pairs.txt")
+
+
+def test_named_pairs_count_once_whatever_else_stands_there(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.png b/c.png 0 0 1.5\n\n# none\nb/./c.png a.png\n")
+    (tmp_path / "images" / "b").mkdir()
+    (tmp_path / "images" / "b" / "c.png").write_bytes(b"x")
+    assert read_named_pairs(file) == [("a.png", "b/c.png")]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a.png", "line 1: needs the file names of two images"),
+    ("# x\na.png b.png", "line 2: .*b.png does not exist"),
+    ("a.png a.png", "line 1: a.png is paired with itself"),
+    ("a.png ../images/a.png", "is no path below"),
+    ("", "lists no pairs"),
+])
+def test_wrong_named_pairs_are_told_by_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read_named_pairs(write(tmp_path, text))
