@@ -6,6 +6,7 @@ the many small operations between convolutions do not spread over threads.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -106,6 +107,8 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> boo
 
 
 def _spawn(folder: Path, function: Callable[..., Any], processes: int, arguments: tuple) -> None:
+    # that the others are ended once one has failed; the failure itself is told by the line that is raised
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     context = mp.spawn(_enter, (processes, str(folder), function, arguments, os.getpid()), nprocs=processes, join=False)
     try:
         while not context.join():
