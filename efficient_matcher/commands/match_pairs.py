@@ -13,7 +13,7 @@ import efficient_matcher
 from efficient_matcher.commands.common import distribution, print_table
 from efficient_matcher.config import Config
 from efficient_matcher.core.pipeline import Matcher
-from efficient_matcher.errors import SourceError
+from efficient_matcher.errors import ImageError, SourceError
 from efficient_matcher.files import check_apart, result_folder, write_json
 from efficient_matcher.records import Features
 from efficient_matcher.ros.messages import model_hash
@@ -106,8 +106,8 @@ class _Work:
         if found is None:
             try:
                 found = self.matcher.extract(read_image(self.images / name, self.matcher.config.input.depth_bits))
-            except SourceError as error:
-                self.skipped[name] = str(error).partition(": ")[2]
+            except (SourceError, ImageError) as error:
+                self.skipped[name] = str(error).removeprefix(f"{self.images / name}: ")
                 return None
             self.files.write_features(name, found)
             self.extracted += 1

@@ -20,6 +20,7 @@ from efficient_matcher.records import Features, Matches
 
 FEATURES, MATCHES = "features.h5", "matches.h5"
 _MADE_BY = "made_by"
+_LAST_OF_FEATURES, _LAST_OF_MATCHES = "image_size", "matching_scores0"  # written last: without it a group is not whole
 
 
 class MatchFiles:
@@ -46,25 +47,24 @@ class MatchFiles:
     def features(self, name: str) -> Features | None:
         """What was written of an image, to the last bit; None of one that is not there."""
         with self._opened(self.features_path) as file:
-            if name not in file:
+            if f"{name}/{_LAST_OF_FEATURES}" not in file:
                 return None
             found = {key: np.asarray(file[name][key]) for key in file[name]}
-        width, height = found["image_size"].tolist()
+        width, height = found[_LAST_OF_FEATURES].tolist()
         descriptors = np.ascontiguousarray(found["descriptors"].T)
         return Features(found["keypoints"], found["scores"], descriptors, (width, height), found.get("spreads"))
 
     def write_features(self, name: str, features: Features) -> None:
         """Raises MatcherError where they cannot be written."""
-        arrays = {"keypoints": features.keypoints, "scores": features.scores, "descriptors": features.descriptors.T,
-                  "image_size": np.array(features.image_size)}
-        if features.spreads is not None:
-            arrays["spreads"] = features.spreads
-        self._write(self.features_path, name, arrays)
+        spreads = {} if features.spreads is None else {"spreads": features.spreads}
+        self._write(self.features_path, name, {
+            "keypoints": features.keypoints, "scores": features.scores, "descriptors": features.descriptors.T,
+            **spreads, _LAST_OF_FEATURES: np.array(features.image_size)})
 
     def has_matches(self, name0: str, name1: str) -> bool:
         """Whether the pair is there, this way or the other way round."""
         with self._opened(self.matches_path) as file:
-            return _key(name0, name1) in file or _key(name1, name0) in file
+            return any(f"{key}/{_LAST_OF_MATCHES}" in file for key in (_key(name0, name1), _key(name1, name0)))
 
     def write_matches(self, name0: str, name1: str, matches: Matches, keypoints0: int) -> None:
         """keypoints0: how many image 0 has. Raises MatcherError where they cannot be written."""
@@ -72,10 +72,12 @@ class MatchFiles:
         scores = np.zeros(keypoints0, np.float32)
         partners[matches.indices[:, 0]] = matches.indices[:, 1]
         scores[matches.indices[:, 0]] = matches.scores
-        self._write(self.matches_path, _key(name0, name1), {"matches0": partners, "matching_scores0": scores})
+        self._write(self.matches_path, _key(name0, name1), {"matches0": partners, _LAST_OF_MATCHES: scores})
 
     def _write(self, path: Path, group: str, arrays: dict[str, NDArray[Any]]) -> None:
         with self._opened(path) as file:
+            if group in file:  # half of it, by a run that failed
+                del file[group]
             written = file.create_group(group)
             for key, values in arrays.items():
                 written.create_dataset(key, data=values)

@@ -16,7 +16,7 @@ from efficient_matcher.commands.match_pairs import MatchPairsOptions, run
 from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import warp_points
 from efficient_matcher.core.pipeline import Matcher
-from efficient_matcher.errors import MatcherError, SourceError
+from efficient_matcher.errors import ImageError, MatcherError, SourceError
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("rich")
@@ -91,6 +91,30 @@ def test_a_broken_image_costs_its_pairs_and_is_named(options: MatchPairsOptions,
     options.list.write_text("c.png a.png\n")
     with pytest.raises(SourceError, match="pairs.txt: no pair of it could be matched"):
         run(replace(options, out=options.out / "two"))
+
+
+def test_an_image_without_keypoints_has_no_matches(options: MatchPairsOptions) -> None:
+    cv2.imwrite(str(options.list.parent / "images" / "c.png"), np.zeros((4, 4), np.uint8))
+    assert run(options) and run(options)
+    assert len(partners(options, "c.png/a.png")) == 0
+    assert json.loads(options.json.read_text())["pairs_there_before"] == 2
+
+
+def test_an_image_the_networks_cannot_take_is_skipped(options: MatchPairsOptions,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    extract = Matcher.extract
+
+    def picky(matcher: Matcher, image: np.ndarray) -> object:
+        if image[0, 0] == turned:
+            raise ImageError("image: too large")
+        return extract(matcher, image)
+
+    image = np.arange(256, dtype=np.uint8)[:, None].repeat(256, axis=1)
+    turned = image[0, 0] = 251
+    cv2.imwrite(str(options.list.parent / "images" / "c.png"), image)
+    monkeypatch.setattr(Matcher, "extract", picky)
+    assert run(options)
+    assert json.loads(options.json.read_text())["skipped"] == {"c.png": "image: too large"}
 
 
 def test_a_stop_leaves_what_was_matched(options: MatchPairsOptions, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,15 +58,26 @@ def test_files_of_others_and_damaged_ones_are_refused(tmp_path: Path, features: 
         MatchFiles(tmp_path, "me")
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path, features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = MatchFiles(tmp_path, "me")
+def test_what_cannot_be_written_is_named_and_half_of_it_counts_for_nothing(
+        tmp_path: Path, features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, matches = MatchFiles(tmp_path, "me"), Matches(np.array([[3, 1]], np.int32), np.array([0.9], np.float32))
+    create = h5py.Group.create_dataset
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(group: h5py.Group, name: str, **values: object) -> object:
+        if name in ("descriptors", "matching_scores0"):
+            raise OSError(28, "No space left on device")
+        return create(group, name, **values)
 
-    monkeypatch.setattr(h5py.Group, "create_dataset", full)
-    with pytest.raises(MatcherError, match="features.h5: cannot be read or written: .*No space left"):
-        files.write_features("a.png", features)
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py.Group, "create_dataset", full)
+        with pytest.raises(MatcherError, match="features.h5: cannot be read or written: .*No space left"):
+            files.write_features("a.png", features)
+        with pytest.raises(MatcherError, match="matches.h5: cannot be read or written: .*No space left"):
+            files.write_matches("a.png", "b.png", matches, 5)
+    assert files.features("a.png") is None and not files.has_matches("a.png", "b.png")
+    files.write_features("a.png", features)
+    files.write_matches("a.png", "b.png", matches, 5)
+    assert len(files.features("a.png")) == 5 and files.has_matches("b.png", "a.png")
 
 
 def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
