@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from efficient_matcher.stopping import StopSignals
+
 CELL = 8
 PATCH = 7  # coarse cells across the tiny extractor's descriptor
 MATCH_SCALE = 50.0
@@ -83,6 +85,30 @@ def textured_image() -> np.ndarray:
 def warped_pair() -> WarpedPair:
     """A 320x240 pair of small motion with its true homography."""
     return warped()
+
+
+@pytest.fixture(scope="session")
+def stopped_after() -> Callable[[int], StopSignals]:
+    """`StopSignals` that let `n` questions pass, then answer as after a signal."""
+
+    class After(StopSignals):
+        def __init__(self, questions: int) -> None:
+            self.left = questions
+
+        @property
+        def requested(self) -> bool:
+            self.left -= 1
+            return self.left < 0
+
+        @requested.setter
+        def requested(self, value: bool) -> None: ...
+
+        def __enter__(self) -> StopSignals:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    return After
 
 
 @pytest.fixture()

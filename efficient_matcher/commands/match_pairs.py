@@ -18,7 +18,7 @@ from efficient_matcher.files import check_apart, result_folder, write_json
 from efficient_matcher.records import Features
 from efficient_matcher.ros.messages import model_hash
 from efficient_matcher.sources.images import read_image
-from efficient_matcher.sources.match_files import FEATURES, MATCHES, MatchFiles
+from efficient_matcher.sources.match_files import FEATURES, MATCHES, MatchFiles, check_names
 from efficient_matcher.sources.pairs import read_named_pairs
 from efficient_matcher.stopping import StopSignals
 
@@ -44,6 +44,7 @@ def run(options: MatchPairsOptions) -> bool:
     images = options.images or options.list.parent / "images"
     check_apart([options.json, options.out / FEATURES, options.out / MATCHES], [options.list])
     pairs = read_named_pairs(options.list, images)
+    check_names(name for pair in pairs for name in pair)
     # a keypoint of a map is one place in its image, so nothing moves it from pair to pair
     matcher = Matcher.from_bundle(options.config.model.bundle, options.config.with_values({"refine.enabled": False}))
     folder = result_folder(options.out, (FEATURES, MATCHES) if options.overwrite else (), True, options.list)
@@ -102,7 +103,9 @@ class _Work:
     def _features(self, name: str) -> Features | None:
         if name in self.skipped:
             return None
-        found = self.known.get(name) or self.files.features(name)
+        found = self.known.get(name)
+        if found is None:
+            found = self.files.features(name)
         if found is None:
             try:
                 found = self.matcher.extract(read_image(self.images / name, self.matcher.config.input.depth_bits))

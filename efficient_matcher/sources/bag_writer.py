@@ -113,8 +113,9 @@ def write_image_bag(path: Path | str, images: Iterable[tuple[int, StoredImage]],
     """Write (stamp_ns, image) pairs to a new bag; returns how many.
 
     image: [H,W] uint8 (mono8) or uint16 (mono16), or [H,W,3] uint8 (bgr8). compressed: JPEG, of 16 bits PNG, under
-    `<topic>/compressed`. calibration: of the camera, goes as CameraInfo beside each image. Raises MatcherError when the bag exists or there is no image. After an
-    interrupt, an image that cannot be read, or one that is not of the calibration's size (SourceError), there is no bag.
+    `<topic>/compressed`. calibration: of the camera, goes as CameraInfo beside each image. Raises MatcherError when the
+    bag exists or there is no image. After an interrupt, an image that cannot be read, or one that is not of the
+    calibration's size (SourceError), there is no bag.
     """
     rest = iter(images)
     first = next(rest, None)  # before the bag is made: a bag without images is of no use

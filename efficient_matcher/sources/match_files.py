@@ -7,7 +7,7 @@ pair, slashes within names as `-`: matches0 [N], the keypoint of image 1 or -1, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficient_matcher.errors import MatcherError
+from efficient_matcher.errors import MatcherError, SourceError
 from efficient_matcher.records import Features, Matches
 
 FEATURES, MATCHES = "features.h5", "matches.h5"
@@ -92,5 +92,17 @@ class MatchFiles:
             raise MatcherError(f"{path}: cannot be read or written: {reason}") from None
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Raise SourceError naming two images whose pairs the layout could not tell apart."""
+    told: dict[str, str] = {}
+    for name in names:
+        if (other := told.setdefault(_plain(name), name)) != name:
+            raise SourceError(f"{other} and {name}: are one name in {MATCHES}, where slashes become '-'; rename one")
+
+
 def _key(name0: str, name1: str) -> str:
-    return "/".join(name.replace("/", "-") for name in (name0, name1))
+    return f"{_plain(name0)}/{_plain(name1)}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "-")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.errors import SourceError
 from efficient_matcher.files import write_text_atomic
+from efficient_matcher.sources.lists import listed_lines
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def read_pairs(file: Path | str, images: Path | str | None = None) -> list[Homog
     Raises SourceError naming file and line, or the image that is missing.
     """
     folder = _folder_of(file, images)
-    return [_pair(line, where, folder) for where, line in _lines(file)]
+    return [_pair(line, where, folder) for where, line in listed_lines(file)]
 
 
 def read_named_pairs(file: Path | str, images: Path | str | None = None) -> list[tuple[str, str]]:
@@ -40,7 +41,7 @@ def read_named_pairs(file: Path | str, images: Path | str | None = None) -> list
     """
     folder = _folder_of(file, images)
     pairs: dict[frozenset[str], tuple[str, str]] = {}
-    for where, line in _lines(file):
+    for where, line in listed_lines(file):
         words = line.split()
         if len(words) < 2:
             raise SourceError(f"{where}: needs the file names of two images")
@@ -63,21 +64,6 @@ def write_pairs(file: Path | str, pairs: Iterable[HomographyPair], comment: str 
 
 def _folder_of(file: Path | str, images: Path | str | None) -> Path:
     return Path(file).parent / "images" if images is None else Path(images)
-
-
-def _lines(file: Path | str) -> list[tuple[str, str]]:
-    """Where each line stands, and the line; at least one. Raises SourceError."""
-    try:
-        lines = Path(file).read_text().splitlines()
-    except OSError as error:
-        raise SourceError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SourceError(f"{file}: is not a text file") from None
-    found = [(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)
-             if line.strip() and not line.startswith("#")]
-    if not found:
-        raise SourceError(f"{file}: lists no pairs")
-    return found
 
 
 def _checked_name(name: str, where: str, folder: Path) -> str:

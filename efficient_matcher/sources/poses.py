@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from efficient_matcher.errors import SourceError
 from efficient_matcher.files import write_text_atomic
 from efficient_matcher.sources.images import read_image
+from efficient_matcher.sources.lists import listed_lines
 
 Array = NDArray[np.float64]
 
@@ -47,17 +48,7 @@ def read_pose_list(file: Path | str, images: Path | str) -> list[ListedPose]:
 
     Raises SourceError naming file and line where it is malformed, has no baseline, or names a missing image.
     """
-    try:
-        lines = Path(file).read_text().splitlines()
-    except OSError as error:
-        raise SourceError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SourceError(f"{file}: is not a text file") from None
-    pairs = [_pair(line, f"{file}, line {number}", Path(images)) for number, line in enumerate(lines, 1)
-             if line.strip() and not line.startswith("#")]
-    if not pairs:
-        raise SourceError(f"{file}: lists no pairs")
-    return pairs
+    return [_pair(line, where, Path(images)) for where, line in listed_lines(file)]
 
 
 def write_pose_list(file: Path | str, pairs: Iterable[ListedPose], comment: str = "") -> None:

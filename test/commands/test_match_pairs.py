@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from efficient_matcher.config import Config
 from efficient_matcher.core.geometry import warp_points
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import ImageError, MatcherError, SourceError
+from efficient_matcher.stopping import StopSignals
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("rich")
@@ -117,21 +119,9 @@ def test_an_image_the_networks_cannot_take_is_skipped(options: MatchPairsOptions
     assert json.loads(options.json.read_text())["skipped"] == {"c.png": "image: too large"}
 
 
-def test_a_stop_leaves_what_was_matched(options: MatchPairsOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stopped(command.StopSignals):
-        """Asked to after the first pair."""
-
-        asked = 0
-
-        @property
-        def requested(self) -> bool:
-            self.asked += 1
-            return self.asked > 1
-
-        @requested.setter
-        def requested(self, value: bool) -> None: ...
-
-    monkeypatch.setattr(command, "StopSignals", Stopped)
+def test_a_stop_leaves_what_was_matched(options: MatchPairsOptions, monkeypatch: pytest.MonkeyPatch,
+                                        stopped_after: Callable[[int], StopSignals]) -> None:
+    monkeypatch.setattr(command, "StopSignals", lambda: stopped_after(1))
     assert not run(options)
     assert json.loads(options.json.read_text())["pairs_matched"] == 1
     monkeypatch.undo()
@@ -141,3 +131,10 @@ def test_a_stop_leaves_what_was_matched(options: MatchPairsOptions, monkeypatch:
 def test_the_list_is_not_replaced_by_the_report(options: MatchPairsOptions) -> None:
     with pytest.raises(MatcherError, match="is what the work begins with"):
         run(replace(options, json=options.list))
+
+
+def test_images_that_the_files_could_not_tell_apart_are_named(options: MatchPairsOptions) -> None:
+    (options.list.parent / "images" / "sub-b.png").write_bytes(b"x")
+    options.list.write_text("a.png sub/b.png\na.png sub-b.png\n")
+    with pytest.raises(SourceError, match="sub/b.png and sub-b.png: are one name"):
+        run(options)

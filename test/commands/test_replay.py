@@ -308,21 +308,10 @@ def test_of_two_failures_the_first_is_told(
 
 
 def test_stop_request_finishes_everything(
-        tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list) -> None:
-    class After(StopSignals):
-        """As a signal after three frames."""
-
-        asked = 0
-
-        @property
-        def requested(self) -> bool:
-            self.asked += 1
-            return self.asked > 3
-
-        @requested.setter
-        def requested(self, value: bool) -> None: ...
-
-    report = replay(ReplayOptions(write_bag(tmp_path / "run", images), out=tmp_path / "out", config=config), After())
+        tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list,
+        stopped_after: Callable[[int], StopSignals]) -> None:
+    options = ReplayOptions(write_bag(tmp_path / "run", images), out=tmp_path / "out", config=config)
+    report = replay(options, stopped_after(3))
     assert report["stopped"]
     assert (report["frames"]["processed"], len(results(tmp_path / "out")[MATCHES_TOPIC])) == (3, 2)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from efficient_matcher.errors import MatcherError
+from efficient_matcher.errors import MatcherError, SourceError
 from efficient_matcher.records import Features, Matches
-from efficient_matcher.sources.match_files import MatchFiles
+from efficient_matcher.sources.match_files import MatchFiles, check_names
 
 h5py = pytest.importorskip("h5py")
 
@@ -84,3 +84,9 @@ def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(MatcherError, match="h5py is missing"):
         MatchFiles(tmp_path, "me")
+
+
+def test_images_that_share_a_name_in_the_file_are_refused() -> None:
+    check_names(["a/b.png", "b.png", "a/b.png"])
+    with pytest.raises(SourceError, match="a/b.png and a-b.png: are one name in matches.h5"):
+        check_names(["a/b.png", "c.png", "a-b.png"])
