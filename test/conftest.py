@@ -111,6 +111,19 @@ def stopped_after() -> Callable[[int], StopSignals]:
     return After
 
 
+@pytest.fixture(scope="session")
+def xfeat_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the keys and shapes of XFeat's, of random values that make it find keypoints."""
+    torch = pytest.importorskip("torch")
+    from efficient_matcher.learn.xfeat import XFeatNetwork
+    torch.manual_seed(0)
+    network = XFeatNetwork()
+    network.keypoint_head[-1].weight.data *= 300  # decided answers, as a trained network's
+    path = tmp_path_factory.mktemp("xfeat") / "xfeat.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
 @pytest.fixture()
 def loopback(monkeypatch: pytest.MonkeyPatch) -> int:
     """Plain DDS on the loopback interface only, here and in processes started here; gives the domain.

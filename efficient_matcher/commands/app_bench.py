@@ -9,7 +9,7 @@ from typing import Annotated, List, Optional  # typer evaluates these on every P
 import typer
 
 from efficient_matcher.commands.options import (BundleOption, ConfigOption, JsonOption, SetOption, ThreadsOption,
-                                                settings_of)
+                                                XFeatOption, settings_of)
 
 bench = typer.Typer(invoke_without_command=True, help="Time a tracked frame, stage by stage, interleaved with dense "
                     "PyTorch, SIFT and ORB on the same threads; or, with a subcommand, one side of it.")
@@ -55,6 +55,7 @@ def frame(
     rival: Annotated[Optional[List[Rival]], typer.Option(
         "--rival", help="May be repeated. [dim]default: all[/dim]")] = None,
     alone: Annotated[bool, typer.Option("--alone", help="No rivals, as for a long run.")] = False,
+    xfeat: XFeatOption = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each contestant.")] = 10,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Frames timed a turn.")] = 10,
     dense_frames: Annotated[int, typer.Option("--dense-frames", min=1, help="The same, of the dense networks.")] = 2,
@@ -73,7 +74,7 @@ def frame(
     rivals = () if alone else tuple(entry.value for entry in rival or Rival)
     command.run(config=settings_of(config, set_, bundle, threads, model__backend=backend and backend.value),
                 images=images, topic=topic, json=json, rivals=rivals, rounds=rounds, frames=frames,
-                dense_frames=dense_frames, starts=starts)
+                dense_frames=dense_frames, starts=starts, xfeat=xfeat)
 
 
 @bench.command()

@@ -11,7 +11,7 @@ import typer
 
 from efficient_matcher.commands.app_models import evaluate
 from efficient_matcher.commands.options import (ConfigOption, JsonOption, OverwriteOption, SetOption, ThreadsOption,
-                                                settings_of)
+                                                XFeatOption, settings_of)
 
 
 class Method(str, Enum):
@@ -56,6 +56,7 @@ def homography(
         "--images", metavar="DIR", help="Folder of the images. [dim]default: images beside PAIRS[/dim]")] = None,
     method: MethodsOption = None,
     bundle: BundlesOption = None,
+    xfeat: XFeatOption = None,
     variant: Annotated[Variant, typer.Option("--variant", help="hard: other light, blur, noise, JPEG.")] = Variant.both,
     limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the pairs.")] = None,
     worst: Annotated[int, typer.Option("--worst", min=0, help="Say why so many of the worst pairs fail.")] = 0,
@@ -72,7 +73,7 @@ def homography(
     methods = tuple(entry.value for entry in method or [Method.bundle])
     command.run(pairs, images=images, config=settings_of(config, set_, (bundle or [None])[0], threads),
                 methods=methods, bundles=bundle or (), variant=variant.value, limit=limit, json=json,
-                worst=worst or (8 if pictures else 0), pictures=pictures, summary=summary)
+                worst=worst or (8 if pictures else 0), pictures=pictures, summary=summary, xfeat=xfeat)
 
 
 def make_pairs(
@@ -97,6 +98,7 @@ def sweep(
         "--sweep", help="May be repeated. [dim]default: all[/dim]")] = None,
     method: MethodsOption = None,
     bundle: BundlesOption = None,
+    xfeat: XFeatOption = None,
     limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the images.")] = None,
     processes: Annotated[int, typer.Option("--processes", min=0, help="0: one per core of the affinity.")] = 0,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Plots need matplotlib.")] = True,
@@ -115,7 +117,7 @@ def sweep(
     settings = settings_of(config, set_, (bundle or [None])[0])
     finished = command.run(command.SweepOptions(
         images, out, methods, tuple(bundle or ()), tuple(entry.value for entry in sweep_ or Change), settings, limit,
-        processes, plots, overwrite, json))
+        processes, plots, overwrite, json, xfeat))
     if finished is None:
         print("interrupted; the same command goes on", file=sys.stderr)
         raise typer.Exit(130)

@@ -11,7 +11,7 @@ import typer
 from efficient_matcher.commands.app_evaluate import BundlesOption, Method, MethodsOption
 from efficient_matcher.commands.app_models import evaluate
 from efficient_matcher.commands.options import (ConfigOption, JsonOption, OverwriteOption, SetOption, ThreadsOption,
-                                                settings_of)
+                                                XFeatOption, settings_of)
 
 
 class Level(str, Enum):
@@ -51,6 +51,7 @@ def pose(
     limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Use only so many of the pairs.")] = None,
     method: MethodsOption = None,
     bundle: BundlesOption = None,
+    xfeat: XFeatOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     threads: ThreadsOption = None,
@@ -64,7 +65,7 @@ def pose(
     methods = tuple(entry.value for entry in method or [Method.bundle])
     command.run(command.EvaluatePoseOptions(
         source, images, scenes, level.value, pairs, seed, topic, pose_topic, gap, limit, methods, tuple(bundle or ()),
-        settings_of(config, set_, (bundle or [None])[0], threads), json))
+        settings_of(config, set_, (bundle or [None])[0], threads), json, xfeat))
 
 
 def make_scenes(

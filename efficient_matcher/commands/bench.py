@@ -36,17 +36,18 @@ LIBRARIES = ("numpy", "opencv-python-headless", "opencv-python", "onnxruntime", 
 def run(
     *, config: Config = Config(), images: Path | None = None, topic: str | None = None, json: Path | None = None,
     rivals: tuple[str, ...] = RIVALS, rounds: int = 10, frames: int = 10, dense_frames: int = 2, starts: int = 3,
+    xfeat: Path | None = None,
 ) -> dict[str, Any]:
     """Measure, print the table, write the report; returns the report.
 
     images: folder or bag of one camera's frames (the first 40 are used, `topic` of a bag), else a synthetic
-    view. rivals: of RIVALS. rounds, frames, dense_frames, starts: see `BenchPlan`. Raises MatcherError.
+    view. rivals: of RIVALS. rounds, frames, dense_frames, starts, xfeat: see `BenchPlan`. Raises MatcherError.
     """
     for name in rivals:
         if name not in RIVALS:
             raise ConfigError(f"unknown rival '{name}', known: {', '.join(RIVALS)}")
     bundle = load_bundle(config.model.bundle)
-    plan = BenchPlan(tuple(dict.fromkeys(rivals)), rounds, frames, dense_frames, starts)
+    plan = BenchPlan(tuple(dict.fromkeys(rivals)), rounds, frames, dense_frames, starts, xfeat)
     pictures = _frames(images, topic, config)
     machine = machine_facts()
     with progress(turns(plan, config)) as on_turn:

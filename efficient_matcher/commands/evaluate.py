@@ -26,14 +26,15 @@ COLUMNS = ("strict", "strict, own fit", "refined", "refined, own fit", "paper", 
 def run(
     pairs: Path, *, images: Path | None = None, config: Config = Config(), methods: Sequence[str] = (BUNDLE,),
     bundles: Sequence[str] = (), variant: str = "both", limit: int | None = None, json: Path | None = None,
-    worst: int = 0, pictures: Path | None = None, summary: bool = False,
+    worst: int = 0, pictures: Path | None = None, summary: bool = False, xfeat: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate, print the tables, write what was asked for; returns the figures per method and variant.
 
     pairs: list file; images: their folder, by default `images` beside it. methods: of `evaluate.candidates.METHODS`.
     bundles: those compared, by default the config's one. variant: clean, hard or both. limit: only the first so many
     pairs. json: report file; summary: without what came of each single pair. worst: so many of each method's worst
-    pairs are explained, and drawn in the folder `pictures`. Raises MatcherError.
+    pairs are explained, and drawn in the folder `pictures`. xfeat: weights, to compare XFeat as well. Raises
+    MatcherError.
     """
     check_choice("variant", [variant], (*VARIANTS, "both"))
     check_apart([json], [pairs])
@@ -41,7 +42,7 @@ def run(
         check_writable(pictures / "picture")
     variants = VARIANTS if variant == "both" else (variant,)
     listed = read_pairs(pairs, images)[:limit]
-    candidates = open_candidates(methods, config, bundles)
+    candidates = open_candidates(methods, config, bundles, xfeat)
     outcomes: list[PairOutcome] = []
     for of_pair in _with_progress(run_benchmark(listed, candidates.matchers, variants), len(listed)):
         outcomes.extend(of_pair)
@@ -64,8 +65,8 @@ def _report(figures: list[dict[str, Any]], outcomes: Sequence[PairOutcome], sett
     rows = [{**asdict(outcome), "precision": outcome.counts.precision, "recall": outcome.counts.recall}
             for outcome in outcomes]
     return {"command": "evaluate homography", "version": efficient_matcher.__version__, "opencv": cv2.__version__,
-            "bundle": next(iter(facts.values()), None), "bundles": facts, "settings": settings, "results": figures,
-            "pairs": rows}
+            "bundle": next(iter(facts.values()), None), "bundles": facts, "weights": candidates.weights,
+            "settings": settings, "results": figures, "pairs": rows}
 
 
 def _with_progress(steps: Iterator[list[PairOutcome]], total: int) -> Iterator[list[PairOutcome]]:

@@ -38,7 +38,7 @@ class EvaluatePoseOptions:
     """source: a list of pairs or a bag, None where `scenes`, a folder of textures, is given.
 
     images: of a list, by default `images` beside it. level, pairs, seed: of scenes; pairs per level. topic,
-    pose_topic, gap: of a bag. limit: only the first so many pairs.
+    pose_topic, gap: of a bag. limit: only the first so many pairs. xfeat: weights, to compare XFeat as well.
     """
 
     source: Path | None = None
@@ -55,6 +55,7 @@ class EvaluatePoseOptions:
     bundles: Sequence[str] = ()
     config: Config = Config()
     json: Path | None = None
+    xfeat: Path | None = None
 
 
 def run(options: EvaluatePoseOptions) -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ def run(options: EvaluatePoseOptions) -> list[dict[str, Any]]:
         skipped: Counter[str] = Counter()
         notes: list[str] = []
         pairs, total = _pairs(options, stack, skipped, notes)
-        candidates = open_candidates(options.methods, options.config, options.bundles)
+        candidates = open_candidates(options.methods, options.config, options.bundles, options.xfeat)
         outcomes: list[PoseOutcome] = []
         for of_pair in _with_progress(run_pose(pairs, candidates.matchers, options.config.geometry), total):
             outcomes.extend(of_pair)
@@ -154,6 +155,6 @@ def _report(options: EvaluatePoseOptions, figures: list[dict[str, Any]], outcome
     rows = [{**asdict(outcome), "error_deg": outcome.error_deg, "fit_error_deg": outcome.fit_error_deg,
              "precision": outcome.precision, "matching_score": outcome.matching_score} for outcome in outcomes]
     return {"command": "evaluate pose", "version": efficient_matcher.__version__, "opencv": cv2.__version__,
-            "bundles": candidates.bundle_facts(), "settings": {**settings, "methods": list(candidates.matchers),
-                                                               **options.config.values()},
+            "bundles": candidates.bundle_facts(), "weights": candidates.weights,
+            "settings": {**settings, "methods": list(candidates.matchers), **options.config.values()},
             "results": figures, "skipped": dict(skipped), "pairs": rows}

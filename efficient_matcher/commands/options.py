@@ -17,6 +17,13 @@ def _checked_file(path: Path | None) -> Path | None:
     return path
 
 
+def _existing_file(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        from efficient_matcher.errors import ConfigError
+        raise ConfigError(f"{path}: no such file")
+    return path
+
+
 BundleOption = Annotated[Optional[str], typer.Option(
     "--bundle", metavar="NAME|PATH", help="Model bundle: one that ships, or a folder. [dim]default: default[/dim]")]
 ConfigOption = Annotated[Optional[Path], typer.Option(
@@ -27,6 +34,8 @@ ThreadsOption = Annotated[Optional[int], typer.Option(
     "--threads", min=0, help="Threads of the networks; 0 takes all the process may use.")]
 JsonOption = Annotated[Optional[Path], typer.Option(
     "--json", metavar="FILE", callback=_checked_file, help="Write the table's numbers, and more, as JSON.")]
+XFeatOption = Annotated[Optional[Path], typer.Option(
+    "--xfeat", metavar="FILE", callback=_existing_file, help="Compare XFeat too: its authors' weights, xfeat.pt. Needs the extra train.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 
 

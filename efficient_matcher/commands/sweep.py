@@ -16,11 +16,12 @@ import numpy as np
 import efficient_matcher
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.config import Config
-from efficient_matcher.core.bundle import load_bundle
+from efficient_matcher.core.bundle import file_sha256, load_bundle
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.evaluate.candidates import BUNDLE, METHODS, NEAREST, check_choice
 from efficient_matcher.evaluate.sweep_cells import Cell, Plan, measure_cells
 from efficient_matcher.evaluate.sweeps import SWEEPS
+from efficient_matcher.evaluate.xfeat import XFEAT
 from efficient_matcher.files import plain, write_bytes_atomic, write_json
 from efficient_matcher.ros.messages import model_hash
 from efficient_matcher.sources.images import usable_images
@@ -36,6 +37,7 @@ class SweepOptions:
 
     methods: of `evaluate.candidates.METHODS`; bundles: those compared, by default the config's one. sweeps: of
     `evaluate.sweeps.SWEEPS`. limit: only the first so many images. processes: 0 takes one per core of the affinity.
+    xfeat: weights, to compare XFeat as well.
     """
 
     images: Path
@@ -49,6 +51,7 @@ class SweepOptions:
     plots: bool = True
     overwrite: bool = False
     json: Path | None = None
+    xfeat: Path | None = None
 
 
 def run(options: SweepOptions) -> dict[str, Any] | None:
@@ -64,7 +67,7 @@ def run(options: SweepOptions) -> dict[str, Any] | None:
     usable, skipped = usable_images(options.images)
     images = tuple(usable)[:options.limit]
     config = options.config.with_values({"model.threads": 1})  # processes are used instead
-    plan = Plan(options.methods, options.bundles, config, images)
+    plan = Plan(options.methods, options.bundles, config, images, options.xfeat)
     subject = _subject(plan, options.images, skipped)
     _prepare(options.out, subject, options.overwrite)
     if not _measure(plan, options):
@@ -96,8 +99,9 @@ def _subject(plan: Plan, folder: Path, skipped: dict[str, str]) -> dict[str, Any
     names = (plan.bundles or (str(plan.config.model.bundle),)) if networks else ()
     hashes = {name: model_hash(load_bundle(name).card) for name in names}
     images = {path.name: path.stat().st_size for path in plan.images}
-    return {"methods": list(plan.methods), "bundles": hashes, "folder": str(folder), "images": images,
-            "skipped": skipped, "settings": plan.config.values()}
+    weights = {XFEAT: file_sha256(plan.xfeat)} if plan.xfeat else {}
+    return {"methods": list(plan.methods), "bundles": hashes, "weights": weights, "folder": str(folder),
+            "images": images, "skipped": skipped, "settings": plan.config.values()}
 
 
 def _prepare(out: Path, subject: dict[str, Any], overwrite: bool) -> None:
@@ -109,7 +113,7 @@ def _prepare(out: Path, subject: dict[str, Any], overwrite: bool) -> None:
         except (OSError, ValueError):
             raise MatcherError(f"{file}: cannot be read; choose another --out, or --overwrite") from None
         for name, value in plain(subject).items():
-            if before.get(name) != value:
+            if before.get(name, type(value)()) != value:  # an older sweep had nothing of what is newer
                 raise MatcherError(f"{out}: holds a sweep of other {name}; choose another --out, or --overwrite")
     elif (out / "cells").exists():
         if not overwrite:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
@@ -103,8 +104,19 @@ def _dense(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
 
 def _baseline(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
     from efficient_matcher.evaluate.baselines import Baseline
+    return _tracking(Baseline(job["contestant"], job["settings"]["extract.max_keypoints"]), job)
+
+
+def _xfeat(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
+    from efficient_matcher.evaluate.xfeat import XFEAT_SESSION, XFeat
+    keypoints = job["settings"]["extract.max_keypoints"]
+    return _tracking(XFeat(Path(job["xfeat"]), keypoints, threads=job["threads"],
+                           session=job["contestant"] == XFEAT_SESSION), job)
+
+
+def _tracking(matcher: Any, job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]]]:
+    """Each frame extracted once and matched with the one before, by what has `extract` and `match`."""
     _limit_opencv(job["threads"])
-    matcher = Baseline(job["contestant"], job["settings"]["extract.max_keypoints"])
     previous: list[Any] = []
     last: dict[str, int] = {}
 
@@ -124,7 +136,8 @@ def _baseline(job: dict[str, Any]) -> tuple[Process, Callable[[], dict[str, Any]
     return process, lambda: {**last, **_process_facts()}
 
 
-CONTESTANTS = {"ours": _ours, "dense_torch": _dense, "sift": _baseline, "orb": _baseline}
+CONTESTANTS = {"ours": _ours, "dense_torch": _dense, "sift": _baseline, "orb": _baseline,
+               "xfeat": _xfeat, "xfeat_onnxruntime": _xfeat}
 
 
 def peak_rss_mib() -> float:

@@ -1,4 +1,4 @@
-"""What an evaluation compares: bundles with and without their matcher network, and classical methods."""
+"""What an evaluation compares: bundles with and without their matcher network, classical methods, and XFeat."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from efficient_matcher.config import Config
+from efficient_matcher.core.bundle import file_sha256
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import ConfigError
 from efficient_matcher.evaluate.baselines import BASELINES, Baseline
 from efficient_matcher.evaluate.homography import NearestNeighbourMatcher, PairMatcher
+from efficient_matcher.evaluate.xfeat import XFEAT, XFeat
 from efficient_matcher.records import ModelCard
 from efficient_matcher.ros.messages import model_hash
 
@@ -21,10 +23,12 @@ METHODS = (BUNDLE, NEAREST, *BASELINES)
 
 @dataclass(frozen=True)
 class Candidates:
-    """matchers: by the name that tables give them. cards: of the bundles among them, by name."""
+    """matchers: by the name that tables give them. cards: of the bundles among them, by name. weights: SHA-256 of the
+    files that others were read from, by name."""
 
     matchers: dict[str, PairMatcher]
     cards: dict[str, ModelCard]
+    weights: dict[str, str]
 
     def bundle_facts(self) -> dict[str, Any]:
         """What a report says of each bundle."""
@@ -32,11 +36,13 @@ class Candidates:
                 for name, card in self.cards.items()}
 
 
-def open_candidates(methods: Sequence[str], config: Config, bundles: Sequence[str] = ()) -> Candidates:
+def open_candidates(methods: Sequence[str], config: Config, bundles: Sequence[str] = (),
+                    xfeat: Path | None = None) -> Candidates:
     """Open `methods` (of `METHODS`), those of networks once for each bundle, by default the config's one.
 
     One bundle is called `bundle`, and `nearest` with nearest neighbours in place of its matcher network; several are
-    called by their own names. Raises ConfigError on an unknown method, BundleError on a bundle that is not whole.
+    called by their own names. xfeat: its weights, where XFeat is compared as well. Raises ConfigError on an unknown
+    method, BundleError on a bundle that is not whole, WeightsError on weights that are not XFeat's.
     """
     check_choice("method", methods, METHODS)
     wanted = [method for method in (BUNDLE, NEAREST) if method in methods]
@@ -52,7 +58,11 @@ def open_candidates(methods: Sequence[str], config: Config, bundles: Sequence[st
     for name in dict.fromkeys(methods):
         if name in BASELINES:
             matchers[name] = Baseline(name, config.extract.max_keypoints, config.geometry)
-    return Candidates(matchers, cards)
+    weights = {}
+    if xfeat is not None:
+        matchers[XFEAT] = XFeat(xfeat, config.extract.max_keypoints, config.geometry, config.model.threads)
+        weights[XFEAT] = file_sha256(xfeat)
+    return Candidates(matchers, cards, weights)
 
 
 def check_choice(what: str, given: Sequence[str], known: Sequence[str]) -> None:
@@ -66,7 +76,7 @@ def _labels(bundles: list[str]) -> dict[str, str]:
     if len(bundles) == 1:
         return {BUNDLE: bundles[0]}
     names = [Path(bundle).name for bundle in bundles]
-    unique = len(set(names)) == len(names) and not set(names) & set(METHODS)
+    unique = len(set(names)) == len(names) and not set(names) & {*METHODS, XFEAT}
     return dict(zip(names if unique else bundles, bundles))
 
 

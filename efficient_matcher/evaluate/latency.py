@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 from efficient_matcher.config import Config
 from efficient_matcher.core.backend import available_threads
 from efficient_matcher.errors import MatcherError
+from efficient_matcher.evaluate.xfeat import XFEAT, XFEAT_SESSION
 
 OURS = "ours"
 REFINED = "refined"
 DENSE = "dense_torch"
 RIVALS = (DENSE, "sift", "orb")
+NEEDS = {DENSE: ("torch",), XFEAT: ("torch",), XFEAT_SESSION: ("torch", "onnx")}  # modules, of rivals
 OVERALL = ("total", "networks", "latency")  # of a frame's times, those that are no stage of it
 COUNTED = {"networks": "time inside the runtime, all runs of extractor and matcher",
            "outside": "conversion, peaks and their descriptors, optimal transport, mutual check, homography"}
@@ -46,7 +48,8 @@ class BenchPlan:
 
     rounds: turns of each contestant. frames, dense_frames: timed per turn, of the fast ones and of the
     dense networks; one more frame per turn, to warm the caches again, is not timed. starts: fresh
-    processes of the deployed path, for the time to its first result.
+    processes of the deployed path, for the time to its first result. xfeat: weights; given, XFeat is a rival as well,
+    in PyTorch and in onnxruntime.
     """
 
     rivals: tuple[str, ...] = RIVALS
@@ -54,6 +57,7 @@ class BenchPlan:
     frames: int = 10
     dense_frames: int = 2
     starts: int = 3
+    xfeat: Path | None = None
 
 
 @dataclass
@@ -175,9 +179,9 @@ def bench(frames: Sequence[NDArray[np.uint8]], config: Config, plan: BenchPlan =
     called after each turn. Raises MatcherError when a contestant fails or fewer than two frames are given.
     """
     threads = config.model.threads or available_threads()
-    rivals, skipped = _available(plan.rivals)
+    rivals, skipped = _available(plan)
     with tempfile.TemporaryDirectory(prefix="efficient-matcher-bench-") as folder:
-        job = make_job(frames, Path(folder), without_refinement(config))
+        job = make_job(frames, Path(folder), without_refinement(config), xfeat=str(plan.xfeat))
         refined = {REFINED: {**job, "settings": config.values(), "contestant": OURS}} if config.refine.enabled else {}
         starts = [_first_result_s(job) for _ in range(plan.starts - 1)]
         records, first_result_s = take_turns({OURS: job, **refined, **{name: job for name in rivals}}, plan, on_turn)
@@ -193,7 +197,7 @@ def bench(frames: Sequence[NDArray[np.uint8]], config: Config, plan: BenchPlan =
 
 def turns(plan: BenchPlan, config: Config) -> int:
     """How often `on_turn` is called."""
-    return plan.rounds * (1 + config.refine.enabled + len(_available(plan.rivals)[0]))
+    return plan.rounds * (1 + config.refine.enabled + len(_available(plan)[0]))
 
 
 def without_refinement(config: Config) -> Config:
@@ -245,15 +249,18 @@ def _first_result_s(job: dict[str, Any]) -> float:
         return contestant.first_result_s
 
 
-def _available(rivals: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    missing = DENSE in rivals and importlib.util.find_spec("torch") is None
-    skipped = {DENSE: "torch is not installed"} if missing else {}
+def _available(plan: BenchPlan) -> tuple[list[str], dict[str, str]]:
+    rivals = (*plan.rivals, *((XFEAT, XFEAT_SESSION) if plan.xfeat else ()))
+    missing = {name: [module for module in NEEDS.get(name, ()) if importlib.util.find_spec(module) is None]
+               for name in rivals}
+    skipped = {name: f"{modules[0]} is not installed" for name, modules in missing.items() if modules}
     return [name for name in rivals if name not in skipped], skipped
 
 
 def _figures(own: Record, others: Mapping[str, Record]) -> dict[str, Any]:
     """Of one way of running the bundle, beside its rivals; the ratio to one that is not there is None."""
-    ratios = {f"ratio_to_{name}": others[name].median_ms / own.median_ms if name in others else None for name in RIVALS}
+    ratios = {f"ratio_to_{name}": others[name].median_ms / own.median_ms if name in others else None
+              for name in dict.fromkeys((*RIVALS, *others))}
     return {**ratios, **own.summary()}
 
 

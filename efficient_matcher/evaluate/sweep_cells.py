@@ -56,12 +56,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: methods (of `candidates.METHODS`), bundles, settings and images."""
+    """What is measured: methods (of `candidates.METHODS`), bundles, settings and images; and XFeat, if its weights are
+    given."""
 
     methods: tuple[str, ...]
     bundles: tuple[str, ...]
     config: Config
     images: tuple[Path, ...]
+    xfeat: Path | None = None
 
 
 class CellRunner:
@@ -69,7 +71,7 @@ class CellRunner:
 
     def __init__(self, plan: Plan) -> None:
         self._images = plan.images
-        self.candidates: Candidates = open_candidates(plan.methods, plan.config, plan.bundles)
+        self.candidates: Candidates = open_candidates(plan.methods, plan.config, plan.bundles, plan.xfeat)
         self._features: dict[tuple[int, int], Features] = {}
 
     def measure(self, cell: Cell) -> dict[str, dict[str, Any]]:

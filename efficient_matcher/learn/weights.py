@@ -105,7 +105,7 @@ def _load(path: Path, architecture: str, config: Any) -> Any:
         network = network_class(config)
     except ValueError as error:
         raise WeightsError(f"{path}: its config does not fit: {error}") from None
-    _check(path, file.tensors, network.state_dict())
+    check_tensors(path, file.tensors, network.state_dict())
     network.load_state_dict(file.tensors)
     return network.eval()
 
@@ -117,7 +117,8 @@ def _config(path: Path, config_class: Any, values: dict[str, Any]) -> Any:
         raise WeightsError(f"{path}: its config does not fit: {error}") from None
 
 
-def _check(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError naming the file and the first key that is missing, unknown, not finite or of another shape."""
     for key, value in expected.items():
         if key not in tensors:
             raise WeightsError(f"{path}: '{key}' is missing")

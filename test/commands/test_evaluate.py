@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -53,6 +54,18 @@ def test_a_summary_holds_the_same_figures_and_no_pairs(pairs: Path, config: Conf
     figures = run(pairs, config=config, methods=["orb"], variant="clean", json=tmp_path / "short.json", summary=True)
     report = json.loads((tmp_path / "short.json").read_text())
     assert report["results"] == figures and figures[0]["pairs"] == 2 and report["pairs"] == []
+
+
+def test_xfeat_is_compared_where_its_weights_are_given(pairs: Path, xfeat_weights: Path, tmp_path: Path) -> None:
+    figures = run(pairs, methods=["orb"], variant="clean", limit=1, xfeat=xfeat_weights, json=tmp_path / "r.json")
+    assert [row["method"] for row in figures] == ["orb", "xfeat"] and figures[1]["matches"] > 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["weights"] == {"xfeat": hashlib.sha256(xfeat_weights.read_bytes()).hexdigest()}
+
+
+def test_weights_that_are_not_there_are_named(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(MatcherError, match="xfeat.pt: no such file"):
+        run(pairs, methods=["orb"], xfeat=tmp_path / "xfeat.pt")
 
 
 def test_baseline_alone_needs_no_bundle(pairs: Path) -> None:

@@ -54,6 +54,11 @@ def test_the_bundle_is_evaluated_too(made: Path, tiny_bundle: Path) -> None:
     assert figures["pairs"] == 1 and figures["matches"] > 0
 
 
+def test_xfeat_is_evaluated_too(made: Path, xfeat_weights: Path) -> None:
+    figures = run(EvaluatePoseOptions(made / "pairs.txt", limit=1, methods=("orb",), xfeat=xfeat_weights))
+    assert [row["method"] for row in figures] == ["orb", "xfeat"]
+
+
 def test_a_limit_holds_for_scenes_and_the_folder_that_was_made_is_known(made: Path, textures: Path) -> None:
     (rendered,) = run(EvaluatePoseOptions(scenes=textures, level="easy", pairs=2, seed=3, limit=1, methods=("orb",)))
     (listed,) = run(EvaluatePoseOptions(made, limit=1, methods=("orb",)))

@@ -52,6 +52,13 @@ def test_a_change_measured_before_stays_in_the_report(options: SweepOptions, mon
     assert list(report["sweeps"]) == ["gamma", "rotation"]
 
 
+def test_xfeat_is_swept_too(options: SweepOptions, xfeat_weights: Path) -> None:
+    still, _ = run(replace(options, xfeat=xfeat_weights))["sweeps"]["rotation"]["rows"]
+    assert list(still["methods"]) == ["sift", "xfeat"]
+    with pytest.raises(MatcherError, match="holds a sweep of other weights"):
+        run(options)
+
+
 def test_finished_cells_are_not_measured_again(options: SweepOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(options)
     (options.out / "cells" / "rotation_20.json").unlink()

@@ -97,7 +97,27 @@ def test_what_is_taken_only_grows() -> None:
 
 def test_dense_networks_are_left_out_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency.importlib.util, "find_spec", lambda name: None)
-    assert latency._available(("dense_torch", "sift")) == (["sift"], {"dense_torch": "torch is not installed"})
+    plan = BenchPlan(("dense_torch", "sift"))
+    assert latency._available(plan) == (["sift"], {"dense_torch": "torch is not installed"})
+
+
+def test_xfeat_takes_part_in_the_runtimes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency.importlib.util, "find_spec", lambda name: None if name == "onnx" else name)
+    plan = BenchPlan(("sift",), xfeat=Path("xfeat.pt"))
+    assert latency._available(plan) == (["sift", "xfeat"], {"xfeat_onnxruntime": "onnx is not installed"})
+    assert latency._available(BenchPlan(("sift",))) == (["sift"], {})
+
+
+def test_xfeat_is_a_rival(frames: list[np.ndarray], config: Config, xfeat_weights: Path) -> None:
+    pytest.importorskip("onnx")
+    plan = BenchPlan(rivals=(), rounds=1, frames=2, starts=1, xfeat=xfeat_weights)
+    figures = bench(frames, config.with_values({"refine.enabled": False}), plan)
+    assert set(figures["rivals"]) == {"xfeat", "xfeat_onnxruntime"} and figures["skipped"] == {}
+    for name, rival in figures["rivals"].items():
+        assert rival["keypoints"] == 64 and rival["matches"] > 0
+        assert set(rival["stages_ms"]) == {"extract", "match", "homography"}
+        ratio = rival["tracked_frame_ms"]["median"] / figures["tracked_frame_ms"]["median"]
+        assert figures[f"ratio_to_{name}"] == pytest.approx(ratio)
 
 
 def test_missing_bundle_is_one_clear_line(frames: list[np.ndarray], config: Config) -> None:
