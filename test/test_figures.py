@@ -23,7 +23,7 @@ def slashed(auc: dict[str, float]) -> str:
 @pytest.mark.parametrize(("method", "fit"), [
     *((bundle, fit) for bundle in ("default", "accurate")
       for fit in ("ransac", "robust", "refined_ransac", "refined_robust")),
-    ("sift", "ransac"), ("sift", "robust"), ("orb", "ransac")])
+    ("sift", "ransac"), ("sift", "robust"), ("xfeat", "ransac"), ("xfeat", "robust"), ("orb", "ransac")])
 def test_accuracy(method: str, fit: str) -> None:
     clean, hard = (next(row for row in figures("evaluate")["results"]
                         if (row["method"], row["variant"]) == (method, variant)) for variant in ("clean", "hard"))
@@ -49,10 +49,25 @@ def test_speed(name: str) -> None:
         assert told in README, told
 
 
+def test_speed_of_rivals() -> None:
+    report = figures("bench")
+    told = [f"{report['rivals'][name]['tracked_frame_ms']['median']:.0f} ms ({report[f'ratio_to_{name}']:.1f} times"
+            for name in ("xfeat", "xfeat_onnxruntime", "sift", "orb")]
+    assert all(part in README for part in told), told
+
+
 def test_speed_on_openvino() -> None:
     report = figures("bench-openvino")
     times = report["tracked_frame_ms"]
     assert f"{times['median']:.0f} / {times['p99']:.0f} ms, {report['ratio_to_dense_torch']:.1f} times" in README
+
+
+def test_eight_times_the_keypoints() -> None:
+    rows = {(row["method"], row["variant"]): row for row in figures("evaluate-4096")["results"]}
+    for method in ("sift", "xfeat"):
+        cells = [f"{slashed(row['strict']['auc']['ransac'])} | {slashed(row['strict']['auc']['robust'])} | "
+                 f"{row['precision']:.1f} / {row['recall']:.1f}" for row in (rows[method, "clean"], rows[method, "hard"])]
+        assert f"| {' | '.join(cells)} |" in DOCS["evaluation"]
 
 
 def test_twice_the_keypoints() -> None:
@@ -63,8 +78,9 @@ def test_twice_the_keypoints() -> None:
     assert f"{rates[0]} and {rates[1]}" in README
 
 
-@pytest.mark.parametrize(("name", "method"), [("pose", "default"), ("pose", "accurate"), ("pose", "sift"),
-                                              ("pose-refined", "default"), ("pose-refined", "accurate")])
+@pytest.mark.parametrize(("name", "method"), [
+    ("pose", "default"), ("pose", "accurate"), ("pose", "sift"), ("pose", "xfeat"),
+    ("pose-refined", "default"), ("pose-refined", "accurate")])
 def test_relative_pose(name: str, method: str) -> None:
     levels = [row for row in figures(name)["results"] if row["method"] == method]
     precision = " / ".join(f"{row['precision']:.1f}" for row in levels)
@@ -75,7 +91,8 @@ def test_relative_pose(name: str, method: str) -> None:
 
 def test_relative_pose_in_short() -> None:
     cells = [" / ".join(f"{row[fit]['5']:.1f}" for row in figures("pose")["results"] if row["method"] == method)
-             for method, fit in (("default", "fit_auc"), ("sift", "fit_auc"), ("sift", "auc"))]
+             for method, fit in (("default", "fit_auc"), ("sift", "fit_auc"), ("sift", "auc"), ("xfeat", "fit_auc"),
+                                 ("xfeat", "auc"))]
     assert all(cell in README for cell in cells)
 
 

@@ -88,6 +88,7 @@ def test_keypoints_are_where_the_logits_say_best_first() -> None:
     shares = [np.exp(2.0) / (np.exp(2.0) + 1), np.exp(8.0) / (np.exp(8.0) + np.exp(7.0) + 1)]
     assert scores.tolist() == pytest.approx([0.5 * share for share in shares], rel=1e-4)
     assert len(_peaks(logits, torch.ones(1, 1, 4, 4), 1)[0]) == 1
+    assert _peaks(logits[..., :1, :1], torch.ones(1, 1, 1, 1), 10)[0].shape == (0, 2)
 
 
 def test_maps_are_looked_up_where_the_published_code_looks() -> None:
