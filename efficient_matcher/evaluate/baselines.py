@@ -7,6 +7,7 @@ compared by OpenCV's own brute-force matcher, so that speed is compared with wha
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -30,6 +31,18 @@ _KINDS = {
     "orb": _Kind(cv2.NORM_HAMMING, 256.0, np.zeros((0, 32), np.uint8)),
 }
 BASELINES = tuple(_KINDS)
+
+
+def matched(features0: Features, features1: Features, nearest: Callable[[Features, Features], Matches],
+            geometry: GeometryConfig) -> PairResult:
+    """The matches that `nearest` finds and the project's own robust homography; timings in ms."""
+    start = time.perf_counter()
+    matches = nearest(features0, features1)
+    found = time.perf_counter()
+    homography = fit_matches(features0, features1, matches, geometry)
+    fitted = time.perf_counter()
+    timings = {"match": 1e3 * (found - start), "homography": 1e3 * (fitted - found)}
+    return PairResult(features0, features1, matches, homography, timings)
 
 
 class Baseline:
@@ -61,13 +74,7 @@ class Baseline:
 
     def match(self, features0: Features, features1: Features) -> PairResult:
         """Mutual nearest neighbours and the project's own robust homography; timings in ms."""
-        start = time.perf_counter()
-        matches = self._mutual_nearest(features0, features1)
-        matched = time.perf_counter()
-        homography = fit_matches(features0, features1, matches, self._geometry)
-        fitted = time.perf_counter()
-        timings = {"match": 1e3 * (matched - start), "homography": 1e3 * (fitted - matched)}
-        return PairResult(features0, features1, matches, homography, timings)
+        return matched(features0, features1, self._mutual_nearest, self._geometry)
 
     def _mutual_nearest(self, features0: Features, features1: Features) -> Matches:
         if len(features0) == 0 or len(features1) == 0:

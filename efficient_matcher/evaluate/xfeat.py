@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core.backend import available_threads
-from efficient_matcher.core.geometry import fit_matches
+from efficient_matcher.evaluate.baselines import matched
 from efficient_matcher.records import Features, PairResult
 
 XFEAT = "xfeat"  # in PyTorch, as its authors run it
@@ -37,10 +36,4 @@ class XFeat:
 
     def match(self, features0: Features, features1: Features) -> PairResult:
         """Mutual nearest neighbours and the project's own robust homography; timings in ms."""
-        start = time.perf_counter()
-        matches = self._nearest(features0, features1)
-        matched = time.perf_counter()
-        homography = fit_matches(features0, features1, matches, self._geometry)
-        fitted = time.perf_counter()
-        timings = {"match": 1e3 * (matched - start), "homography": 1e3 * (fitted - matched)}
-        return PairResult(features0, features1, matches, homography, timings)
+        return matched(features0, features1, self._nearest, self._geometry)
