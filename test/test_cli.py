@@ -66,6 +66,8 @@ def test_wrong_use_is_exit_2(call: Callable, arguments: tuple[str, ...]) -> None
     (("make-bag", ".", "out", "--topic", "my camera"),
      "error: 'my camera' is not a name in ROS: letters, digits and _ between slashes, no digit first\n"),
     (("evaluate", "homography", "none.txt", "--json", "/"), "error: /: cannot be written: is a folder\n"),
+    (("bench", "--xfeat", "none.pt"), "error: none.pt: no such file\n"),
+    (("evaluate", "sweep", "photos", "--out", "out", "--xfeat", "none.pt"), "error: none.pt: no such file\n"),
 ])
 def test_expected_failures_are_one_line_and_exit_1(
         call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple, message: str) -> None:

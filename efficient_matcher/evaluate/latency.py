@@ -181,7 +181,7 @@ def bench(frames: Sequence[NDArray[np.uint8]], config: Config, plan: BenchPlan =
     threads = config.model.threads or available_threads()
     rivals, skipped = _available(plan)
     with tempfile.TemporaryDirectory(prefix="efficient-matcher-bench-") as folder:
-        job = make_job(frames, Path(folder), without_refinement(config), xfeat=str(plan.xfeat))
+        job = make_job(frames, Path(folder), without_refinement(config), xfeat=plan.xfeat and str(plan.xfeat))
         refined = {REFINED: {**job, "settings": config.values(), "contestant": OURS}} if config.refine.enabled else {}
         starts = [_first_result_s(job) for _ in range(plan.starts - 1)]
         records, first_result_s = take_turns({OURS: job, **refined, **{name: job for name in rivals}}, plan, on_turn)

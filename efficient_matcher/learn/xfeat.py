@@ -166,7 +166,8 @@ def _sampled(maps: Tensor, points: Tensor, shape: tuple[int, int], mode: str) ->
 
 
 class _Sessions:
-    """The network in onnxruntime, one session a size of images."""
+    """The network in onnxruntime, one session a size of images; with that runtime's own options, whose threads spin while
+    they wait, which ours may not on a robot: it favours this side."""
 
     def __init__(self, network: XFeatNetwork, threads: int) -> None:
         self._network, self._threads = network, threads

@@ -59,6 +59,14 @@ def test_xfeat_is_swept_too(options: SweepOptions, xfeat_weights: Path) -> None:
         run(options)
 
 
+def test_a_sweep_from_before_xfeat_goes_on(options: SweepOptions) -> None:
+    report = run(options)
+    subject = json.loads((options.out / "subject.json").read_text())
+    del subject["weights"]
+    (options.out / "subject.json").write_text(json.dumps(subject))
+    assert run(options) == report
+
+
 def test_finished_cells_are_not_measured_again(options: SweepOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(options)
     (options.out / "cells" / "rotation_20.json").unlink()
