@@ -83,6 +83,9 @@ class MatchConfig:
     score_threshold: float = _setting(0.2, "matches less probable are dropped", minimum=0.0, maximum=1.0)
     motion_prior: bool = _setting(True, "hold matches against the motion of their neighbours: lookalikes elsewhere are "
                                   "dropped, likely partners where it points are found")
+    turns: bool = _setting(False, "where few keypoints match, look at image 0 in quarter turns too: for cameras that turn by "
+                           "more than 45 degrees against each other or a reference; each turn costs an extraction, of a "
+                           "reference once")
     transport_iterations: int = _setting(20, "Sinkhorn iterations of the optimal transport at most",
                                          minimum=1, maximum=1000)
     transport_tolerance: float = _setting(0.02, "they end when this share of the mass is misplaced at most",

@@ -39,7 +39,8 @@ class Features:
 
     Best first, as a matcher network may attend to the first ones alone. image_size: (width, height) of the input
     image, which the matcher needs to normalise positions. spreads: [N] float32 above 0, what the standard deviations of
-    the positions are proportional to, px; None where that is not known.
+    the positions are proportional to, px; None where that is not known. frame: the image they were found in, kept only
+    where `match.turns` asks to look at it again.
     """
 
     keypoints: NDArray[np.float32]
@@ -47,6 +48,7 @@ class Features:
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
     spreads: NDArray[np.float32] | None = None
+    frame: Frame | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -134,7 +136,9 @@ class PairResult:
 
     track_ids: [K] uint32, one per match, the same over frames for as long as a keypoint is followed;
     None outside tracking. frame0 and frame1 are None when features were given instead of images. depth: layer pairs
-    of the matcher network that were run; 1 for a network that only runs as a whole, 0 where none was.
+    of the matcher network that were run; 1 for a network that only runs as a whole, 0 where none was. quarter_turns: by
+    how many of them image 0 was turned counter-clockwise to be matched (`match.turns`); points and homography are of
+    the images as they are.
     """
 
     features0: Features
@@ -146,6 +150,7 @@ class PairResult:
     frame0: Frame | None = None
     frame1: Frame | None = None
     depth: int = 0
+    quarter_turns: int = 0
 
     @property
     def points0(self) -> NDArray[np.float32]:

@@ -126,6 +126,14 @@ def test_what_parts_of_the_training_add_to_poses() -> None:
         assert f"| {' | '.join(slashed(row['auc']) for row in levels)} | {precision} |" in DOCS["training"]
 
 
+@pytest.mark.parametrize("row", figures("sweep-rotation")["sweeps"]["rotation"]["rows"], ids=lambda row: f"{row['value']:g}")
+def test_any_angle(row: dict) -> None:
+    cells = [cell for of in (row["methods"][name] for name in ("bundle", "sift")) for cell in (
+        slashed({threshold: of[f"auc_{threshold}"] for threshold in ("5", "10", "25")}),
+        f"{of['precision']:.1f} / {of['recall']:.1f}")]
+    assert f"| {row['value']:g} deg | {' | '.join(cells)} |" in DOCS["evaluation"]
+
+
 def test_slowest_frames() -> None:
     report = figures("bench-2000")
     frame, work, undisturbed = (report[f"{name}_ms"] for name in ("tracked_frame", "yardstick", "undisturbed"))

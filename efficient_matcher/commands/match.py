@@ -104,7 +104,7 @@ def _report(options: MatchOptions, matcher: Matcher, result: PairResult, pose: R
         "inliers": int(homography.inliers.sum()), "valid": homography.valid, "homography": homography.matrix,
         "rmse_px": homography.rmse, "corner_covariance_px2": homography.corner_covariance,
         "points0": result.points0, "points1": result.points1, "scores": result.matches.scores,
-        "inlier": homography.inliers, "depth": result.depth,
+        "inlier": homography.inliers, "depth": result.depth, "quarter_turns": result.quarter_turns,
         "relative_pose": None if pose is None else {"valid": pose.valid, **asdict(pose)},
         "timings_ms": result.timings, "config": options.config.values(),
     }
@@ -116,8 +116,11 @@ def _rows(options: MatchOptions, result: PairResult, pose: RelativePose | None) 
     rows = [("images", f"{options.image0}  {options.image1}"),
             ("keypoints", f"{len(result.features0)}  {len(result.features1)}"), ("matches", str(count)),
             ("inliers", f"{inliers} ({100 * inliers / count:.1f} %)" if count else "0")]
+    if result.quarter_turns:
+        rows.append(("turned", f"image 0 by {90 * result.quarter_turns} deg counter-clockwise"))
     if homography.matrix is None:
         rows.append(("homography", "none found"))
+        rows += [] if options.config.match.turns else [("lies one on its side?", "--set match.turns=true")]
     else:
         rows += [("homography", "\n".join("  ".join(f"{value: .6g}" for value in row) for row in homography.matrix)),
                  ("rmse px", f"{homography.rmse:.3f}")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import efficient_matcher
 from efficient_matcher.commands.common import distribution, print_table
 from efficient_matcher.config import Config
-from efficient_matcher.core.pipeline import Matcher
+from efficient_matcher.core.pipeline import Image, Matcher
 from efficient_matcher.errors import ImageError, SourceError
 from efficient_matcher.files import check_apart, result_folder, write_json
 from efficient_matcher.records import Features
@@ -105,20 +105,34 @@ class _Work:
             return None
         found = self.known.get(name)
         if found is None:
-            found = self.files.features(name)
-        if found is None:
             try:
-                found = self.matcher.extract(read_image(self.images / name, self.matcher.config.input.depth_bits))
+                found = self._read_back(name)
+                found = self._extracted(name) if found is None else found
             except (SourceError, ImageError) as error:
                 self.skipped[name] = str(error).removeprefix(f"{self.images / name}: ")
                 return None
-            self.files.write_features(name, found)
-            self.extracted += 1
         self.known[name] = found
         self.known.move_to_end(name)
         while len(self.known) > REMEMBERED:
             self.known.popitem(last=False)
         return found
+
+    def _read_back(self, name: str) -> Features | None:
+        """What the file has of an image, if it is there."""
+        found = self.files.features(name)
+        if found is None or not self.matcher.config.match.turns:
+            return found
+        return replace(found, frame=self.matcher.to_frame(self._image(name)))
+
+    def _extracted(self, name: str) -> Features:
+        found = self.matcher.extract(self._image(name))
+        self.files.write_features(name, found)
+        self.extracted += 1
+        return found
+
+    def _image(self, name: str) -> Image:
+        """Raises SourceError."""
+        return read_image(self.images / name, self.matcher.config.input.depth_bits)
 
 
 def _all_matched(work: _Work, pairs: list[tuple[str, str]], stop: StopSignals) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import ExtractConfig
-from efficient_matcher.core.backend import BYTE_ZERO, Backend
+from efficient_matcher.core.backend import BYTE_ZERO, Arrays, Backend
 from efficient_matcher.core.image import CELL
 from efficient_matcher.errors import ImageError
 from efficient_matcher.records import Features, Frame
@@ -31,26 +31,35 @@ CANDIDATES = 1.5  # times the keypoints that are kept: with more, the sharp ones
 class Extractor:
     """The extractor network and the decoding of its output.
 
-    `config` may be replaced between calls.
+    `config` may be replaced between calls. keep_frames: features know their frame.
     """
 
-    def __init__(self, backend: Backend, config: ExtractConfig) -> None:
+    def __init__(self, backend: Backend, config: ExtractConfig, keep_frames: bool = False) -> None:
         self.backend = backend
         self.config = config
+        self._keep_frames = keep_frames
 
     def __call__(self, frame: Frame) -> Features:
         """Features of a frame, keypoints in input-image pixels, best first; possibly none.
 
         Raises ImageError when the frame's sides are not multiples of 8.
         """
-        height, width = frame.image.shape
-        if height % CELL or width % CELL:
-            raise ImageError(f"frame is {width} x {height} pixels, sides must be multiples of {CELL}")
-        outputs = self.backend.run({"image": frame.image[None, None]})
+        outputs = self._run(frame)
         points, scores, spreads = detect(outputs["scores"][0], self.config)
         descriptors = sample_descriptors(outputs["descriptors"][0], points)
         spreads = None if spreads is None else spreads * np.float32(sum(frame.scale) / 2)
-        return Features(_to_input(points, frame.scale), scores, descriptors, frame.input_size, spreads)
+        return Features(_to_input(points, frame.scale), scores, descriptors, frame.input_size, spreads,
+                        frame if self._keep_frames else None)
+
+    def describe(self, frame: Frame, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Descriptors [N,D] of a frame at points [N,2] that are known, input-image px. Raises as `__call__` does."""
+        return sample_descriptors(self._run(frame)["descriptors"][0], _from_input(points, frame.scale))
+
+    def _run(self, frame: Frame) -> Arrays:
+        height, width = frame.image.shape
+        if height % CELL or width % CELL:
+            raise ImageError(f"frame is {width} x {height} pixels, sides must be multiples of {CELL}")
+        return self.backend.run({"image": frame.image[None, None]})
 
 
 def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[
@@ -175,3 +184,7 @@ def _centroids(score_map: NDArray[np.float32], x: NDArray[np.int64],
 
 def _to_input(points: NDArray[np.float32], scale: tuple[float, float]) -> NDArray[np.float32]:
     return ((points + 0.5) * np.array(scale) - 0.5).astype(np.float32)
+
+
+def _from_input(points: NDArray[np.float32], scale: tuple[float, float]) -> NDArray[np.float32]:
+    return ((points + 0.5) / np.array(scale) - 0.5).astype(np.float32)

@@ -21,6 +21,7 @@ from efficient_matcher.core.refine import Refiner, View
 from efficient_matcher.core.relative_pose import fit_relative_pose
 from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
+from efficient_matcher.core.turning import TurningMatcher
 from efficient_matcher.errors import ConfigError
 from efficient_matcher.records import Features, Frame, Homography, Matches, ModelCard, PairResult, RelativePose
 
@@ -35,7 +36,7 @@ class _Stages:
 
     config: Config
     extract: Extractor
-    match: FeatureMatcher
+    match: TurningMatcher
 
 
 class Matcher:
@@ -118,25 +119,28 @@ class Matcher:
         (own0, features0), (own1, features1) = self._side(stages, a), self._side(stages, b)
         frame0, frame1 = own0 or frame0, own1 or frame1
         clock.lap("extract")
-        matches, depth = stages.match(features0, features1)
+        turned = stages.match(features0, features1)
+        matches = turned.matches
         clock.lap("match")
         if frame0 is not None and frame1 is not None and stages.config.refine.enabled:
-            matches = _refined(View(frame0, frame1, features0, features1), matches, stages.config)
+            seen0 = stages.match.seen(features0, turned.quarter_turns)
+            matches = _refined(View(frame0, frame1, seen0, features1), matches, stages.config)
             clock.lap("refine")
         homography = fit_matches(features0, features1, matches, stages.config.geometry)
         clock.lap("homography")
         return PairResult(features0, features1, matches, homography, clock.timings(), frame0=frame0, frame1=frame1,
-                          depth=depth)
+                          depth=turned.depth, quarter_turns=turned.quarter_turns)
 
     def refine(self, result: PairResult, image0: Frame | Image, image1: Frame | Image) -> PairResult:
         """A result of Features as it would be had their images been given, whatever `config.refine.enabled` says.
 
         Has no track ids; timings, in ms: refine, homography, total. Raises ImageError.
         """
-        config = self.config
+        stages, config = self._stages, self.config
         frame0, frame1 = self.to_frame(image0), self.to_frame(image1)
         clock = _Clock()
-        matches = _refined(View(frame0, frame1, result.features0, result.features1), result.matches, config)
+        seen0 = stages.match.seen(result.features0, result.quarter_turns)
+        matches = _refined(View(frame0, frame1, seen0, result.features1), result.matches, config)
         clock.lap("refine")
         homography = fit_matches(result.features0, result.features1, matches, config.geometry)
         clock.lap("homography")
@@ -163,7 +167,8 @@ class Matcher:
 
     def _staged(self, config: Config) -> _Stages:
         extractor, matcher = self._networks
-        return _Stages(config, Extractor(extractor, config.extract), FeatureMatcher(matcher, config.match))
+        extract = Extractor(extractor, config.extract, keep_frames=config.match.turns)
+        return _Stages(config, extract, TurningMatcher(extract.describe, FeatureMatcher(matcher, config.match)))
 
     @staticmethod
     def _side(stages: _Stages, given: Frame | Image | Features) -> tuple[Frame | None, Features]:

@@ -5,9 +5,6 @@ Tokens are what a network in stages keeps of an image's keypoints from one stage
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.core.backend import Arrays, Backend
+from efficient_matcher.core.remembered import Remembered
 from efficient_matcher.records import Features
 
 _FEATURES = ("keypoints", "scores", "descriptors")
 _TOKENS, _NEXT, _ANSWER = ("tokens0", "tokens1"), ("next0", "next1"), ("similarity", "dustbin")
 _WHOLE = tuple(name + side for side in "01" for name in _FEATURES), _ANSWER
 _ENCODE, _PAIR, _ASSIGN = (_FEATURES, ("tokens",)), (_TOKENS, _NEXT), (_TOKENS, _ANSWER)
-_REMEMBERED = 16  # images whose tokens are kept: the last frame or keyframe of several cameras
 
 Similarity = tuple[NDArray[np.float32], float]  # [N,M], and that of the dustbins
 Tokens = NDArray[np.float32]  # [N,D]
@@ -97,33 +94,18 @@ class StagedNetwork:
     def __init__(self, stages: Sequence[Backend]) -> None:
         self._encode, *self._pairs, self._assign = stages
         self.depth = len(self._pairs)
-        self._known: OrderedDict[int, tuple[weakref.ref[Features], Tokens]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._known: Remembered[Tokens] = Remembered()
 
     def start(self, features0: Features, features1: Features) -> PairRun:
         """See `Network`."""
         return _StagedRun(self._pairs, self._assign, self._tokens(features0), self._tokens(features1))
 
     def _tokens(self, features: Features) -> Tokens:
-        key = id(features)
-        with self._lock:
-            owner, tokens = self._known.get(key, (lambda: None, None))
-            if owner() is features:  # else a new object where an old one was
-                self._known.move_to_end(key)
-                return tokens
-        tokens = self._encode.run(_inputs(features))["tokens"]
-        with self._lock:
-            self._known[key] = weakref.ref(features), tokens
-            self._known.move_to_end(key)
-            self._forget()
+        tokens = self._known.get(features)
+        if tokens is None:
+            tokens = self._encode.run(_inputs(features))["tokens"]
+            self._known.keep(features, tokens)
         return tokens
-
-    def _forget(self) -> None:
-        """What nobody can ask for any more, then what was not asked for the longest."""
-        for key in [key for key, (owner, _) in self._known.items() if owner() is None]:
-            del self._known[key]
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
 
 
 class _StagedRun:

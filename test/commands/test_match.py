@@ -108,6 +108,18 @@ def test_images_without_anything_in_common_are_a_result(
     assert "none found" in capsys.readouterr().out
 
 
+def test_an_image_on_its_side_is_turned_when_asked(tmp_path: Path, files: tuple[Path, Path], config: Config,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    image0 = cv2.imread(str(files[0]), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(files[1]), np.rot90(image0))
+    assert not run(MatchOptions(*files, config=config)).homography.valid
+    assert "--set match.turns=true" in capsys.readouterr().out
+    result = run(MatchOptions(*files, json=tmp_path / "m.json", config=config.with_values({"match.turns": True})))
+    assert json.loads((tmp_path / "m.json").read_text())["quarter_turns"] == result.quarter_turns == 1
+    np.testing.assert_allclose(result.homography.matrix, [[0, 1, 0], [-1, 0, 319], [0, 0, 1]], atol=0.5)
+    assert "image 0 by 90 deg counter-clockwise" in capsys.readouterr().out
+
+
 def test_the_images_themselves_are_not_replaced(files: tuple[Path, Path], config: Config, tmp_path: Path) -> None:
     before = files[1].read_bytes()
     for options in (MatchOptions(*files, out=files[1], config=config), MatchOptions(*files, json=files[1], config=config)):

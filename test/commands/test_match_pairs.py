@@ -74,6 +74,21 @@ def test_a_second_run_goes_on_and_one_of_other_settings_is_refused(
     assert run(replace(other, overwrite=True)) and len(partners(options, "a.png/sub-b.png")) <= 100
 
 
+def test_turned_images_match_when_asked_from_the_file_too(options: MatchPairsOptions, warped_pair: Any) -> None:
+    cv2.imwrite(str(options.list.parent / "images" / "sub" / "b.png"), np.rot90(warped_pair.image0))
+    turning = replace(options, config=options.config.with_values({"match.turns": True}))
+    for _ in range(2):
+        run(turning)
+        found = partners(options, "a.png/sub-b.png")
+        with h5py.File(options.out / "features.h5") as file:
+            (x0, y0), points1 = file["a.png/keypoints"][:].T, file["sub/b.png/keypoints"][:]
+        apart = np.linalg.norm(np.stack([y0, 319 - x0], 1) - points1[found], axis=1)[found >= 0]
+        assert len(apart) > 50 and np.median(apart) < 1
+        with h5py.File(options.out / "matches.h5", "a") as file:
+            del file["a.png/sub-b.png"]
+    assert json.loads(options.json.read_text())["images_extracted"] == 0
+
+
 def test_few_features_at_hand_give_the_same(options: MatchPairsOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     run(options)
     whole = partners(options, "c.png/a.png")
