@@ -209,6 +209,24 @@ def info(
 
 
 @app.command()
+def fetch_weights(
+    names: Annotated[Optional[list[str]], typer.Argument(
+        metavar="[NAME]...", help="What to fetch; without, only say what there is.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the files.")] = Path("published"),
+    accept_licence: Annotated[bool, typer.Option(
+        "--accept-licence", help="Accept their licences, which are printed, without being asked.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Fetch weight files that others publish: the official networks, for research only, and XFeat's.
+
+    Shows the licence first. None of them come with this package.
+    """
+    from efficient_matcher.commands import fetch_weights as command
+    ask = typer.confirm if sys.stdin is not None and sys.stdin.isatty() else None
+    command.run(command.FetchOptions(names or [], out, accept_licence, ask, json))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("demo-out"),
     frames: Annotated[int, typer.Option(
