@@ -25,6 +25,7 @@ _STEPS = np.arange(-CENTROID_REACH, CENTROID_REACH + 1)
 # Of a window: mass, x and y, and the squared distance from its middle.
 _MOMENTS = np.array([(1, dx, dy, dx * dx + dy * dy) for dy in _STEPS for dx in _STEPS], np.float32)
 LEAST_SPREAD = np.float32(0.02)  # px^2; a single pixel has none at all
+MIRRORS = (1, -1), (-1, 1), (-1, -1)  # steps through rows and columns, beside the image itself
 CANDIDATES = 1.5  # times the keypoints that are kept: with more, the sharp ones among them are the unlikely ones
 
 
@@ -45,7 +46,8 @@ class Extractor:
         Raises ImageError when the frame's sides are not multiples of 8.
         """
         outputs = self._run(frame)
-        points, scores, spreads = detect(outputs["scores"][0], self.config)
+        score_map = self._mean_of_mirrors(frame, outputs["scores"][0]) if self.config.mirrored else outputs["scores"][0]
+        points, scores, spreads = detect(score_map, self.config)
         descriptors = sample_descriptors(outputs["descriptors"][0], points)
         spreads = None if spreads is None else spreads * np.float32(sum(frame.scale) / 2)
         return Features(_to_input(points, frame.scale), scores, descriptors, frame.input_size, spreads,
@@ -60,6 +62,15 @@ class Extractor:
         if height % CELL or width % CELL:
             raise ImageError(f"frame is {width} x {height} pixels, sides must be multiples of {CELL}")
         return self.backend.run({"image": frame.image[None, None]})
+
+    def _mean_of_mirrors(self, frame: Frame, score_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The score map [H,W] and those of the mirrored frames, laid over it: what the network makes of noise, and of where
+        in its cell of 8x8 pixels a keypoint lies, differs between them."""
+        total = score_map.copy()
+        for rows, columns in MIRRORS:
+            mirror = np.ascontiguousarray(frame.image[::rows, ::columns])
+            total += self.backend.run({"image": mirror[None, None]})["scores"][0, ::rows, ::columns]
+        return total / np.float32(1 + len(MIRRORS))
 
 
 def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[

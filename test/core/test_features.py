@@ -51,6 +51,32 @@ def test_keypoints_come_best_first() -> None:
     assert points.dtype == values.dtype == np.float32
 
 
+class PixelBackend:
+    """Scores are the image's pixels, but for a place of its own where it always sees something; one descriptor for all."""
+
+    name = "pixels"
+    asked = 0
+
+    def run(self, inputs: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+        """The answer to one image."""
+        self.asked += 1
+        scores = inputs["image"][:, 0].astype(np.float32) / 255
+        scores[0, 20, 12] = 0.8
+        return {"scores": scores, "descriptors": np.ones((1, 6, 8, 4), np.float32)}
+
+
+def test_mirrored_keypoints_are_those_all_four_images_have() -> None:
+    frame = Frame((score_map({(50, 40): 200, (20, 10): 100})).astype(np.uint8))
+    backend = PixelBackend()
+    plain = Extractor(backend, ExtractConfig(subpixel=False, max_keypoints=8))(frame)
+    assert plain.keypoints.tolist() == [[12, 20], [50, 40], [20, 10]] and backend.asked == 1
+    mirrored = Extractor(backend, ExtractConfig(subpixel=False, max_keypoints=8, mirrored=True))(frame)
+    assert backend.asked == 5
+    assert mirrored.keypoints[:2].tolist() == [[50, 40], [20, 10]]
+    np.testing.assert_allclose(mirrored.scores, np.float32([200 / 255, 100 / 255, 0.2, 0.2, 0.2, 0.2]), rtol=1e-6)
+    assert sorted(mirrored.keypoints[2:].tolist()) == [[12, 20], [12, 27], [51, 20], [51, 27]]
+
+
 def test_black_frame_gives_no_keypoints() -> None:
     points, values, _ = detect(score_map({}), ExtractConfig(score_threshold=0.0))
     assert points.shape == (0, 2) and values.shape == (0,)
