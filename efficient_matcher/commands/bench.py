@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 import efficient_matcher
 from efficient_matcher.commands.common import print_table
 from efficient_matcher.config import Config
-from efficient_matcher.core.bundle import load_bundle
+from efficient_matcher.core.bundle import file_sha256, load_bundle
 from efficient_matcher.errors import ConfigError
 from efficient_matcher.evaluate.latency import COUNTED, DENSE, RIVALS, BenchPlan, bench, turns
 from efficient_matcher.evaluate.motion import moving_view
+from efficient_matcher.evaluate.xfeat import XFEAT
 from efficient_matcher.files import write_json
 from efficient_matcher.records import Frame
 from efficient_matcher.ros.messages import model_hash
@@ -55,6 +56,7 @@ def run(
     height, width = pictures[0].shape
     report = {"command": "bench", "version": efficient_matcher.__version__, **figures,
               "bundle": {"name": bundle.card.name, "hash": model_hash(bundle.card)},
+              "weights": {} if xfeat is None else {XFEAT: file_sha256(xfeat)},
               "frames": {"source": images or "synthetic", "count": len(pictures), "width": width, "height": height},
               "plan": vars(plan), "settings": config.values(), "machine": machine}
     print_table(f"bench, {width}x{height}, {report['keypoints']} keypoints, {report['threads']} threads", _rows(report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def test_report_holds_every_figure(config: Config, tmp_path: Path, capsys: pytes
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{report['bundle']['hash'][:12]} on onnxruntime" in printed
     assert "tracked frame ms" in printed and "nobody else had a core" in printed and "with refinement ms" in printed and "inside the runtime" in printed
+
+
+def test_the_report_says_which_weights_of_xfeat_these_were(config: Config, tmp_path: Path, xfeat_weights: Path) -> None:
+    report = run(config=config.with_values({"refine.enabled": False}), rivals=(), rounds=1, frames=2, starts=1,
+                 xfeat=xfeat_weights)
+    assert report["weights"] == {"xfeat": hashlib.sha256(xfeat_weights.read_bytes()).hexdigest()}
+    assert report["ratio_to_xfeat"] > 0
 
 
 def test_runtimes_that_were_chosen_are_counted() -> None:

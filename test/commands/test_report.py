@@ -154,7 +154,7 @@ def test_values_stand_in_the_lines_and_a_line_two_rows_share_runs_once(
 def tiny_steps() -> list[str]:
     """Values of the recipe that ships for runs of a step each, or of 3: past the end of a ramp."""
     names = yaml.safe_load(find_recipe("report-compression").read_text())["values"]
-    ramps = "sparse_steps", "extractor_steps", "lighter_steps", "lighter_matcher_steps"
+    ramps = "sparse_steps", "extractor_steps", "lighter_matcher_steps"
     return ["processes=1", *(f"{name}={3 if name in ramps else 1}" for name in names if name.endswith("_steps"))]
 
 
