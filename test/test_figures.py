@@ -109,7 +109,16 @@ def test_relative_pose(name: str, method: str) -> None:
     assert f"| {cells[1]} |" in DOCS["evaluation"]
 
 
-@pytest.mark.parametrize("row", figures("compression")["rows"], ids=lambda row: row["title"])
+@pytest.mark.parametrize("method", ["default", "accurate"])
+def test_mirrored(method: str) -> None:
+    clean, hard = (next(row for row in figures("evaluate-mirrored")["results"]
+                        if (row["method"], row["variant"]) == (method, variant)) for variant in ("clean", "hard"))
+    cells = [" | ".join(slashed(row["strict"]["auc"][fit]) for row in (clean, hard)) for fit in ("ransac", "robust")]
+    assert f"| `{method}`, networks alone, mirrored | {cells[0]} | {clean['precision']:.1f} / {clean['recall']:.1f} (" in DOCS["evaluation"]
+    assert f"| the same, robust fit | {cells[1]} |" in DOCS["evaluation"]
+
+
+@pytest.mark.parametrize("row", figures("compression")["rows"] + figures("compression-both")["rows"], ids=lambda row: row["title"])
 def test_compression(row: dict) -> None:
     cells = [f"{row['bytes'] / 1024:,.0f} ({100 * row['size_share']:.1f} %)", f"{row['nonzero'] / 1e6:.2f} M",
              f"{row['tracked_frame_ms']['median']:.0f} ({row['times_faster']:.2f})"]

@@ -23,7 +23,6 @@ from efficient_matcher.learn.cluster import SharedValues
 from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, PairBatch, PairConfig
 from efficient_matcher.learn.distill import ExtractorDistillation, extractor_distillation
-from efficient_matcher.learn.mirrored import mirrored_answers
 from efficient_matcher.learn.prune import Masks, Ramp, Regrowth, prune_magnitude, sparsity, stored_weight, weight_layers
 from efficient_matcher.learn.quantization_aware import as_deployed, unrounded
 from efficient_matcher.learn.recipe import setting, to_mapping
@@ -53,7 +52,6 @@ class SuperPointFinetuning:
     criterion: WithoutLoss = "frobenius"
     task: float = setting(0.5, minimum=0.0)  # weight of the losses of training
     distill: ExtractorDistillation = ExtractorDistillation()
-    mirrored: bool = False  # the teacher's answer is the mean over the image and its mirror images; see mirrored.py
     prune: Ramp | None = None
     regrow: Regrowth | None = None  # zeros change places
     keep_zeros: bool = True
@@ -147,7 +145,6 @@ def finetune_superpoint(
     learner = Learner(student.train(), config.descriptor_scale).to(compute.device, memory_format=torch.channels_last)
     teacher = teacher.to(compute.device) if teacher is not None else None
     pruning = Pruning([(student, recipe.prune)], recipe)
-    asked = mirrored_answers if recipe.mirrored else answers
     labels = labels if labels is not None else no_labels(images)
     loop = begun_loop(learner, recipe, "superpoint", folder, [start], [teacher], compute, pruning, images)
 
@@ -155,7 +152,7 @@ def finetune_superpoint(
         batch = compute.moved(mixed_batch(images, labels, scenes, recipe.scenes_share, recipe.pairs, recipe.loop.seed,
                                           batch_index, with_clean=teacher is not None))
         outputs = compute.run(student, batch.images.contiguous(memory_format=torch.channels_last))
-        taught = None if teacher is None else compute.run(asked, teacher, batch.clean)
+        taught = None if teacher is None else compute.run(answers, teacher, batch.clean)
         return extractor_loss(learner, batch, outputs, config, loop.step / recipe.loop.steps, recipe.task, taught,
                               recipe.distill)
 
