@@ -68,8 +68,8 @@ class TurningMatcher:
         return best
 
     def seen(self, features: Features, quarter_turns: int) -> Features:
-        """The features of image 0 where they are, with the descriptors they were matched by."""
-        if quarter_turns == UPRIGHT:
+        """The features of image 0 where they are, with the descriptors they were matched by, as long as their frame is known."""
+        if quarter_turns == UPRIGHT or features.frame is None:
             return features
         return replace(features, descriptors=self._turned(features, quarter_turns).descriptors)
 

@@ -81,6 +81,8 @@ def test_a_reference_is_described_once_and_begins_with_its_last_turn() -> None:
     assert (seen.descriptors == np.rot90(frame().image, 2)[0, 0]).all() and stage.described == 3
     np.testing.assert_array_equal(seen.keypoints, reference.keypoints)
     assert matcher.seen(reference, 0) is reference
+    unknown = features()
+    assert matcher.seen(unknown, 2) is unknown
 
 
 def test_without_a_frame_or_keypoints_nothing_is_turned() -> None:
