@@ -148,12 +148,26 @@ def test_what_parts_of_the_training_add_to_poses() -> None:
         assert f"| {' | '.join(slashed(row['auc']) for row in levels)} | {precision} |" in DOCS["training"]
 
 
-@pytest.mark.parametrize("row", figures("sweep-rotation")["sweeps"]["rotation"]["rows"], ids=lambda row: f"{row['value']:g}")
+@pytest.mark.parametrize("row", figures("sweep")["sweeps"]["rotation"]["rows"], ids=lambda row: f"{row['value']:g}")
 def test_any_angle(row: dict) -> None:
     cells = [cell for of in (row["methods"][name] for name in ("bundle", "sift")) for cell in (
         slashed({threshold: of[f"auc_{threshold}"] for threshold in ("5", "10", "25")}),
         f"{of['precision']:.1f} / {of['recall']:.1f}")]
     assert f"| {row['value']:g} deg | {' | '.join(cells)} |" in DOCS["evaluation"]
+
+
+@pytest.mark.parametrize(("change", "title"), [*((name, name) for name in ("rotation", "scale", "tilt", "blur", "noise", "gamma")),
+                                              ("jpeg", "JPEG")])
+def test_one_change_at_a_time(change: str, title: str) -> None:
+    def mean(method: str, figure: str) -> float:
+        found = [row["methods"][method][figure] for row in figures("sweep")["sweeps"][change]["rows"]]
+        return sum(found) / len(found)
+
+    cells = [" / ".join(f"{mean(method, figure):.{digits}f}" for method in ("bundle", "sift"))
+             for figure, digits in (("repeatability", 1), ("repeated_error_px", 2))]
+    assert f"| {title} | {cells[0]} | {cells[1]} |" in DOCS["evaluation"]
+    areas = [slashed({threshold: mean(method, f"auc_{threshold}") for threshold in ("5", "10", "25")}) for method in ("bundle", "sift")]
+    assert ", ".join(areas) in DOCS["evaluation"]
 
 
 def test_slowest_frames() -> None:
