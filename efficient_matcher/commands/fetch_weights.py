@@ -39,16 +39,17 @@ class Published:
 
 _MAGIC_LEAP = "https://github.com/magicleap/SuperGluePretrainedNetwork/raw/master/"
 _RESEARCH = f"Magic Leap, non-commercial research only: {_MAGIC_LEAP}LICENSE"
+_COMMANDS = "export, prune, quantize, finetune"
 PUBLISHED = {
     "superpoint": Published(f"{_MAGIC_LEAP}models/weights/superpoint_v1.pth",
                             "52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e", _RESEARCH, False,
-                            "--superpoint of export, prune, quantize, finetune"),
+                            f"--superpoint of {_COMMANDS}"),
     "superglue-outdoor": Published(f"{_MAGIC_LEAP}models/weights/superglue_outdoor.pth",
                                    "2f5f5e9bb3febf07b69df633c4c3ff7a17f8af26a023aae2b9303d22339195bd", _RESEARCH, False,
-                                   "--superglue of the same"),
+                                   f"--superglue of {_COMMANDS}"),
     "superglue-indoor": Published(f"{_MAGIC_LEAP}models/weights/superglue_indoor.pth",
                                   "0e710469be25ebe1e2ccf68edcae8b2945b0617c8e7e68412251d9d47f5052b1", _RESEARCH, False,
-                                  "--superglue of the same"),
+                                  f"--superglue of {_COMMANDS}"),
     "xfeat": Published("https://github.com/verlab/accelerated_features/raw/main/weights/xfeat.pt",
                        "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b", "Apache-2.0", True,
                        "--xfeat of evaluate and bench"),
@@ -149,6 +150,6 @@ def _read(url: str) -> bytes:
         with wrap_file(answer, length, description=url.rpartition("/")[2], transient=True) as watched:
             while len(content) <= LARGEST_BYTES and (part := watched.read(_PART_BYTES)):
                 content += part
-    if len(content) < length:
+    if len(content) < min(length, LARGEST_BYTES):
         raise EOFError(f"ended after {len(content)} of {length} bytes")
     return bytes(content)

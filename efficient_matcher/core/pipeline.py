@@ -136,13 +136,13 @@ class Matcher:
 
         Has no track ids; timings, in ms: refine, homography, total. Raises ImageError.
         """
-        stages, config = self._stages, self.config
+        stages = self._stages
         frame0, frame1 = self.to_frame(image0), self.to_frame(image1)
         clock = _Clock()
         seen0 = stages.match.seen(result.features0, result.quarter_turns)
-        matches = _refined(View(frame0, frame1, seen0, result.features1), result.matches, config)
+        matches = _refined(View(frame0, frame1, seen0, result.features1), result.matches, stages.config)
         clock.lap("refine")
-        homography = fit_matches(result.features0, result.features1, matches, config.geometry)
+        homography = fit_matches(result.features0, result.features1, matches, stages.config.geometry)
         clock.lap("homography")
         return replace(result, matches=matches, homography=homography, timings=clock.timings(), track_ids=None,
                        frame0=frame0, frame1=frame1)

@@ -58,14 +58,13 @@ class TurningMatcher:
         if features0.frame is None:
             return Turned(*self._match(features0, features1))
         views, enough = self._views_of(features0), FEW * min(len(features0), len(features1))
-        best: Turned | None = None
+        tried = []
         for turns in (views.last, *(turns for turns in IN_ORDER if turns != views.last)):
-            found = self._matched(features0, features1, turns)
-            best = found if best is None or len(found.matches) > len(best.matches) else best
-            if len(best.matches) >= enough:
-                views.last = best.quarter_turns
-                break
-        return best
+            tried.append(self._matched(features0, features1, turns))
+            if len(tried[-1].matches) >= enough:
+                views.last = turns
+                return tried[-1]
+        return max(tried, key=lambda turned: len(turned.matches))
 
     def seen(self, features: Features, quarter_turns: int) -> Features:
         """The features of image 0 where they are, with the descriptors they were matched by, as long as their frame is known."""

@@ -91,6 +91,24 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(server: list[str], tm
     assert not list(tmp_path.iterdir())
 
 
+def test_what_never_ends_is_not_kept(server: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "LARGEST_BYTES", 1000)
+    with pytest.raises(MatcherError, match="xfeat.pt: sends another file"):
+        run(FetchOptions(["xfeat"], tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_asks_nobody_where_nobody_is(server: list[str], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from efficient_matcher.commands.app import app
+    arguments = ["fetch-weights", "superpoint", "--out", str(tmp_path)]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1 and "pass --accept-licence" in refused.output and not server
+    assert CliRunner().invoke(app, [*arguments, "--accept-licence"]).exit_code == 0
+    assert (tmp_path / "superpoint_v1.pth").read_bytes() == CONTENT
+
+
 def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(command, "PUBLISHED", {"xfeat": replace(PUBLISHED["xfeat"], url="http://127.0.0.1:9/xfeat.pt")})
