@@ -16,7 +16,7 @@ ARGS ?=
 VENV := .venv
 LOG := $(VENV)/pip.log
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-PACKAGING := setup.py setup.cfg pyproject.toml
+PACKAGING := setup.py setup.cfg pyproject.toml $(wildcard efficient_matcher/core/kernels/*.[ch])
 
 # One clear line instead of a page of pip; the page is kept in the log.
 PIP_FAILED := { reason=$$(grep -m 1 ERROR $(LOG) || tail -n 1 $(LOG)); \

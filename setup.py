@@ -7,9 +7,10 @@ over a ROS installation use `pip install --no-deps .`, or two OpenCVs would shad
 
 from __future__ import annotations
 
+import platform
 from glob import glob
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 PACKAGE = "efficient_matcher"
 
@@ -29,6 +30,18 @@ DEMO = ["scikit-image>=0.22", *REPLAY]
 OPENVINO = ["openvino>=2024.0"]
 TEST = ["pytest>=7"]
 
+# Inner loops in C, which numpy stands in for where there is no compiler (`optional`). No x86 flag but the width of vectors:
+# which instructions run is decided when the library is loaded.
+KERNELS = Extension(
+    f"{PACKAGE}.core._kernels",
+    sources=sorted(glob(f"{PACKAGE}/core/kernels/*.c")),
+    depends=sorted(glob(f"{PACKAGE}/core/kernels/*.h")),
+    extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd",
+                        *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else [])],
+    libraries=["m"],
+    optional=True,
+)
+
 setup(
     name=PACKAGE,
     version="0.1.0",
@@ -40,8 +53,9 @@ setup(
     license="Apache-2.0",
     keywords=["ROS", "feature matching", "SuperPoint", "SuperGlue", "homography", "SLAM"],
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    ext_modules=[KERNELS],
     # no `**`: setuptools 59 of Ubuntu 22.04 does not know it
-    package_data={PACKAGE: ["models/*", "models/*/*", "models/*/*/*", "recipes/*.yaml"]},
+    package_data={PACKAGE: ["models/*", "models/*/*", "models/*/*/*", "recipes/*.yaml", "core/kernels/*.[ch]"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

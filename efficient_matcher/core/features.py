@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import ExtractConfig
+from efficient_matcher.core import native
 from efficient_matcher.core.backend import BYTE_ZERO, Arrays, Backend
 from efficient_matcher.core.image import CELL
 from efficient_matcher.errors import ImageError
@@ -91,7 +92,7 @@ def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[
     points = np.column_stack([x, y]).astype(np.float32)
     if not config.subpixel:
         return points, scores, None
-    offsets, spreads = _centroids(score_map, x, y)
+    offsets, spreads = _centroids(score_map, sites)
     points += offsets
     if not sharp_first:
         return points, scores, spreads
@@ -106,6 +107,8 @@ def sample_descriptors(
 
     Bilinear between cell centres, which lie at 8 i + 3.5 pixels; clamped at the border.
     """
+    if native.available():
+        return native.sample_descriptors(coarse, points, CELL, BYTE_ZERO if coarse.dtype == np.uint8 else 0)
     rows, columns, width = coarse.shape
     last = np.array([columns - 1, rows - 1])
     cells = np.clip((points - np.float32((CELL - 1) / 2)) / np.float32(CELL), 0, last.astype(np.float32))
@@ -126,17 +129,20 @@ def sample_descriptors(
 def _peaks(score_map: NDArray[np.float32], config: ExtractConfig) -> NDArray[np.int64]:
     """Flat indices of the pixels that are the best within the radius, best first; of equal ones in raster order."""
     least = np.float32(max(config.score_threshold, np.finfo(np.float32).tiny))  # a score of zero is never a keypoint
-    radius, (height, width) = config.nms_radius_px, score_map.shape
+    radius, border, (height, width) = config.nms_radius_px, config.border_px, score_map.shape
+    if native.available():
+        return native.peaks(score_map, radius, float(least), border)
+    sites = _largest_within(score_map, radius, least)
+    y, x = np.divmod(sites, width)
+    return sites[(x >= border) & (y >= border) & (x < width - border) & (y < height - border)]
+
+
+def _largest_within(score_map: NDArray[np.float32], radius: int, least: np.float32) -> NDArray[np.int64]:
     sites = np.flatnonzero(score_map >= (_dilated(score_map, radius) if radius else least))
     scores = score_map.ravel()[sites]
     high = scores >= least  # of few sites; another pass over the whole map would cost more
-    sites, scores = sites[high], scores[high]
-    sites = _best_first(sites, scores)
-    if radius:
-        sites = _first_of_ties(score_map, sites, radius)
-    y, x = np.divmod(sites, width)
-    border = config.border_px
-    return sites[(x >= border) & (y >= border) & (x < width - border) & (y < height - border)]
+    sites = _best_first(sites[high], scores[high])
+    return _first_of_ties(score_map, sites, radius) if radius else sites
 
 
 def _best_first(sites: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -178,12 +184,14 @@ def _dilated(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     return cv2.dilate(values, np.ones((side, side), np.uint8))
 
 
-def _centroids(score_map: NDArray[np.float32], x: NDArray[np.int64],
-               y: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """From peaks at x, y [N] to the centroids of the scores around them, [N,2] px, and the variance of the scores about
-    these [N] px^2; windows end at the border."""
+def _centroids(score_map: NDArray[np.float32],
+               sites: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """From peaks at flat indices [N] to the centroids of the scores around them, [N,2] px, and the variance of the scores
+    about these [N] px^2; windows end at the border."""
     reach, (height, width) = CENTROID_REACH, score_map.shape
-    windows = score_map
+    if native.available():
+        return native.centroids(score_map, sites, reach, float(LEAST_SPREAD))
+    (y, x), windows = np.divmod(sites, width), score_map
     if len(x) and min(x.min(), y.min(), width - 1 - x.max(), height - 1 - y.max()) < reach:
         windows, x, y, width = np.pad(score_map, reach), x + reach, y + reach, width + 2 * reach
     sites = (y * width + x)[:, None] + (_STEPS[:, None] * width + _STEPS).ravel()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core.least_squares import (
-    HORIZON, MINIMUM_POINTS, covariance_at, determined, linearized, normalised, polish, with_points_ahead)
+    HORIZON, MINIMUM_POINTS, covariance_at, determined, polished, with_points_ahead)
 from efficient_matcher.records import Features, Homography, Matches
 
 Array = NDArray[np.float64]
@@ -34,7 +34,9 @@ def fit_homography(points0: NDArray[np.floating], points1: NDArray[np.floating],
     or too close together; or the pixel (0, 0) is beyond the horizon.
     """
     points0, points1 = np.asarray(points0, np.float64).reshape(-1, 2), np.asarray(points1, np.float64).reshape(-1, 2)
-    usable = np.isfinite(points0).all(1) & np.isfinite(points1).all(1)
+    usable = slice(None)
+    if not np.isfinite(points0.sum() + points1.sum()):
+        usable = np.isfinite(points0).all(1) & np.isfinite(points1).all(1)
     inliers = np.zeros(len(points0), bool)
     known = None if spreads is None else tuple(np.asarray(spread, np.float64)[usable] for spread in spreads)
     fitted = _fit(points0[usable], points1[usable], image_size0, config, known)
@@ -111,19 +113,15 @@ def _fit(points0: Array, points1: Array, image_size0: tuple[int, int], config: G
     start = _robust_start(points0, points1, config)
     if start is None:
         return None
-    problem = normalised(points0, points1, start, config.threshold_px, spreads)
-    if problem is None:
+    fit = polished(points0, points1, start, config.threshold_px, spreads)
+    if fit is None:
         return None
-    G = polish(problem, problem.to_unit1 @ start @ np.linalg.inv(problem.to_unit0))
-    if G is None:
+    H = np.linalg.inv(fit.to_unit1) @ fit.G @ fit.to_unit0
+    too_few = np.count_nonzero(fit.inliers) < max(config.min_inliers, MINIMUM_POINTS)
+    if too_few or H[2, 2] <= HORIZON or not determined(fit):
         return None
-    H, fit = np.linalg.inv(problem.to_unit1) @ G @ problem.to_unit0, linearized(problem, G)
-    inliers = fit.squared < problem.threshold**2
-    too_few = np.count_nonzero(inliers) < max(config.min_inliers, MINIMUM_POINTS)
-    if too_few or H[2, 2] <= HORIZON or not determined(problem, fit, inliers):
-        return None
-    corners = warp_points(image_corners(image_size0), problem.to_unit0)
-    return H / H[2, 2], np.sqrt(fit.squared) / problem.scale1, covariance_at(corners, problem, G, fit)
+    corners = warp_points(image_corners(image_size0), fit.to_unit0)
+    return H / H[2, 2], np.sqrt(fit.squared) / fit.scale1, covariance_at(corners, fit)
 
 
 def _robust_start(points0: Array, points1: Array, config: GeometryConfig) -> Array | None:

@@ -35,20 +35,23 @@ class FeatureMatcher:
         if not min(counts):
             return no_matches(), 0
         run, config = self._network.start(features0, features1), self._config
-        rows = [np.arange(count, dtype=np.int32) for count in counts]  # of the keypoints still in the run
+        rows: list[NDArray[np.int32]] = []  # of the keypoints still in the run, where some were left out
         for depth in range(1, self._network.depth + 1):
             run.advance()
             if not self._asks_at(depth):
                 continue
             assignment = optimal_transport(*run.similarity(), config.transport_iterations, config.transport_tolerance,
                                            OVER_RELAXATION)
+            if self._ends(depth, assignment, min(counts)):
+                break
             kept = assignment.hopeful(config.drop_above if config.drop_above < 1 else np.inf)
-            if self._ends(depth, assignment, min(counts)) or not (kept[0].any() and kept[1].any()):
+            if not (kept[0].any() and kept[1].any()):
                 break
             run.keep(*kept)
-            rows = [own[keep] for own, keep in zip(rows, kept)]
-        matches = self._matches(assignment, *(Side(features.keypoints[own], features.image_size)
-                                              for features, own in zip((features0, features1), rows)))
+            rows = [own[keep] for own, keep in zip(rows or map(_numbers, counts), kept)]
+        if not rows:
+            return self._matches(assignment, _side(features0), _side(features1)), depth
+        matches = self._matches(assignment, *map(_side, (features0, features1), rows))
         indices = np.stack([own[column] for own, column in zip(rows, matches.indices.T)], axis=1)
         return replace(matches, indices=indices), depth
 
@@ -64,6 +67,14 @@ class FeatureMatcher:
     def _ends(self, depth: int, assignment: Assignment, possible: int) -> bool:
         early_stop = self._config.early_stop
         return depth == self._network.depth or (early_stop < 1 and assignment.paired() >= early_stop * possible)
+
+
+def _numbers(count: int) -> NDArray[np.int32]:
+    return np.arange(count, dtype=np.int32)
+
+
+def _side(features: Features, rows: NDArray[np.int32] | slice = slice(None)) -> Side:
+    return Side(features.keypoints[rows], features.image_size)
 
 
 def mutual_matches(assignment: Assignment, threshold: float) -> Matches:

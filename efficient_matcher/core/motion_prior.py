@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import GeometryConfig
+from efficient_matcher.core import native
 from efficient_matcher.core.geometry import rough_homography, warp_points
 from efficient_matcher.records import Matches
 
@@ -43,6 +44,7 @@ TINY = np.float32(1e-6)
 NOTHING = np.float32(-30)  # as a logarithm; smaller numbers would be too small for a float's full digits, and slow
 UNIT_PX = 80.0  # of coordinates, so that their squares keep their digits
 STIFFNESS = 0.02, 0.3  # of the local maps towards the common one: as such, and for want of neighbours
+_CONSTANTS = native.Motion(UNIT_PX, *STIFFNESS, SPREAD_PX, LOOKALIKES, CLOSE_PX, FAR_PX, TINY, NOTHING, NEIGHBOURS)
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,45 @@ def consistent_matches(values: Floats, side0: Side, side1: Side, threshold: floa
     The scores are the probabilities after the motion, and at least `threshold`. Without LEAST_MATCHES likely ones
     they are those of the assignment.
     """
-    rows, columns, chances = _entries(values)
-    likely = _mutual(rows, columns, chances, LEAST_LIKELY)
+    rows, columns, chances, asked, row = _entries(values)
+    counts = values.shape[0] - 1, values.shape[1] - 1
+    likely = _mutual(rows, columns, chances, counts, LEAST_LIKELY)
     if len(likely) < LEAST_MATCHES:
         return _matches(rows, columns, chances, likely[chances[likely] >= threshold])
     telling = likely[::-(-len(likely) // MOST_MATCHES)]
-    asked, row = _numbered(rows)
-    places0, places1 = side0.places[asked], side1.places[columns]
-    field = _MotionField(places0, row[telling], places1[telling], chances[telling], side1.area)
-    expected, unsure = field.expected()
-    apart, area = places1 - expected[row], side1.area
+    near = _reweighed(chances, row, telling, side0.places[asked], side1.places[columns], LOOKALIKES * values[asked, -1],
+                      side1.area)
+    return _matches(rows, columns, near, _mutual(rows, columns, near, counts, threshold))
+
+
+def _reweighed(chances: Floats, row: Indices, telling: Indices, places0: Floats, places1: Floats, alone: Floats,
+               area: float) -> Floats:
+    """The chances [E] of entries, of keypoints `row` [E] at places0 [Q,2] and with partners at places1 [E,2], once the
+    entries `telling` [C] have told the motion. alone [Q]: how likely a keypoint has no partner, times LOOKALIKES."""
+    begins, ends, scores = row[telling], places1[telling], chances[telling]
+    begun = _begun(scores, places0[begins], ends)
+    if native.available():
+        return native.reweighed(chances, row, places1, places0, alone, telling, begun, area, _CONSTANTS)
+    expected, unsure = _MotionField(places0, begins, ends, scores, area).expected(begun)
+    apart = places1 - expected[row]
     near = chances * 0.5 * sum(_density(apart, spread * spread * unsure[row], area) for spread in (CLOSE_PX, FAR_PX))
-    near /= (np.bincount(row, near) + LOOKALIKES * values[asked, -1])[row]
-    return _matches(rows, columns, near, _mutual(rows, columns, near, threshold))
+    return near / (np.bincount(row, near) + alone)[row]
+
+
+def _begun(scores: Floats, points0: Floats, points1: Floats) -> Floats:
+    """How likely matches [C] are at first: where many are wrong, those that share one homography are believed. That is
+    no more than a beginning, as all matches are asked anew."""
+    if scores.mean() > SURE:
+        return scores
+    H = rough_homography(points0, points1, BEGINNING)
+    if H is None:
+        return scores
+    x, y = (warp_points(points0, H) - points1).T
+    with np.errstate(invalid="ignore"):  # NaN, beyond the horizon, is not near
+        near = x * x + y * y < SHARED_PX**2
+    if np.count_nonzero(near) < LEAST_MATCHES:
+        return scores
+    return scores * np.where(near, np.float32(1), ELSEWHERE)
 
 
 class _MotionField:
@@ -121,31 +149,14 @@ class _MotionField:
         reach = np.sqrt(np.maximum(own, 0))[nearest] + np.sqrt(np.maximum(way, 0))
         return np.maximum(reach * reach, np.float32(UNIT_PX**-2))
 
-    def expected(self) -> tuple[Floats, Floats]:
+    def expected(self, weights: Floats) -> tuple[Floats, Floats]:
         """Places [Q,2] in image 1 where the keypoints are expected, and by what factor [Q] the variance about these
-        is larger for want of neighbours."""
-        weights = self._begun()
+        is larger for want of neighbours. weights: of the matches [C], at first."""
         common = _slopes(*_spreads(_means(self._moments @ weights[:, None])))
         expected, unsure = self._expected(self._begins, self._own, weights, common)
         agreeing = self._scores * _density(self._places1 - expected, SPREAD_PX**2 * unsure, self._area)
         weights = agreeing / (agreeing + LOOKALIKES * (1 - self._scores) + TINY)
         return self._expected(slice(None), self._closeness, weights, common)
-
-    def _begun(self) -> Floats:
-        """How likely the matches are at first: where many are wrong, those that share one homography are believed.
-        That is no more than a beginning, as all matches are asked anew."""
-        if self._scores.mean() > SURE:
-            return self._scores
-        points0 = self._places0[self._begins]
-        H = rough_homography(points0, self._places1, BEGINNING)
-        if H is None:
-            return self._scores
-        x, y = (warp_points(points0, H) - self._places1).T
-        with np.errstate(invalid="ignore"):  # NaN, beyond the horizon, is not near
-            near = x * x + y * y < SHARED_PX**2
-        if np.count_nonzero(near) < LEAST_MATCHES:
-            return self._scores
-        return self._scores * np.where(near, np.float32(1), ELSEWHERE)
 
     def _expected(self, keypoints: Indices | slice, closeness: Floats, weights: Floats,
                   common: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
@@ -186,22 +197,24 @@ def _density(apart: Floats, variance: Floats, area: float) -> Floats:
     return np.exp(np.maximum(squared * (-0.5 / variance), NOTHING)) * (np.float32(area / (2 * np.pi)) / variance)
 
 
-def _entries(values: Floats) -> tuple[Indices, Indices, Floats]:
-    """Rows (ascending), columns and values of the assignment's entries that may become matches."""
+def _entries(values: Floats) -> tuple[Indices, Indices, Floats, Indices, Indices]:
+    """Rows (ascending), columns and values of the assignment's entries that may become matches; the rows that have any;
+    and which of these each entry is in."""
+    if native.available():
+        return native.entries(values, LEAST_ENTRY)
     rows, columns = np.divmod(np.flatnonzero(values.ravel() > LEAST_ENTRY), values.shape[1])
     inner = (rows < values.shape[0] - 1) & (columns < values.shape[1] - 1)
     rows, columns = rows[inner], columns[inner]
-    return rows, columns, values[rows, columns]
-
-
-def _numbered(rows: Indices) -> tuple[Indices, Indices]:
-    """The different values of ascending rows, and the number of each row's among them."""
     first = np.diff(rows, prepend=-1) > 0
-    return rows[first], np.cumsum(first) - 1
+    return rows, columns, values[rows, columns], rows[first], np.cumsum(first) - 1
 
 
-def _mutual(rows: Indices, columns: Indices, scores: Floats, threshold: float) -> Indices:
-    """Which of the entries, given by row and column, are the best of both and at least `threshold`, best first."""
+def _mutual(rows: Indices, columns: Indices, scores: Floats, counts: tuple[int, int], threshold: float) -> Indices:
+    """Which of the entries, given by row and column, are the best of both and at least `threshold`, best first. counts:
+    of rows and columns."""
+    if native.available():
+        which = native.mutual(rows, columns, scores, *counts, threshold)
+        return which[np.argsort(-scores[which], kind="stable")]
     chosen = np.flatnonzero(scores >= threshold)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     return chosen[_comes_first(rows[chosen]) & _comes_first(columns[chosen])]

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.core import native
+
 # Scalings beyond this are moved into the kernel. One iteration changes a scaling by at most a factor N + M, so for
 # up to 8192 + 8192 keypoints both stay below e^25, and what float32 lost in the kernel (under e^-87) stays under
 # e^-37 of a match.
@@ -31,10 +33,12 @@ CERTAIN = 0.5  # a larger entry is the largest of its row and column, whose sums
 
 @dataclass(frozen=True)
 class Assignment:
-    """values [N+1,M+1] float32, the dustbins last. iterations: how many were made."""
+    """values [N+1,M+1] float32, the dustbins last. iterations: how many were made. pairs: what `paired` says, where it is
+    known already."""
 
     values: NDArray[np.float32]
     iterations: int
+    pairs: int | None = None
 
     @cached_property
     def best(self) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -44,6 +48,8 @@ class Assignment:
 
     def paired(self) -> int:
         """How many keypoints have a partner more likely than not."""
+        if self.pairs is not None:
+            return self.pairs
         return int(np.count_nonzero(self.values[:-1, :-1] > CERTAIN))  # at most one of a row
 
     def hopeful(self, drop_above: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -61,6 +67,8 @@ def optimal_transport(similarity: NDArray[np.floating], dustbin: float, iteratio
     exp(similarity - row maximum); the scalings it is multiplied by are moved into it when they grow, so similarities
     of +-60 and more neither overflow nor starve.
     """
+    if native.available():
+        return Assignment(*native.transport(similarity, dustbin, iterations, tolerance, relaxation, float(_ABSORB_ABOVE)))
     log_u = -np.append(np.maximum(similarity.max(axis=1), dustbin), dustbin).astype(np.float32)
     log_v = np.zeros(similarity.shape[1] + 1, np.float32)
     kernel = _kernel(similarity, dustbin, log_u, log_v)

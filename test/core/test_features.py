@@ -12,6 +12,8 @@ from efficient_matcher.core.features import Extractor, detect, sample_descriptor
 from efficient_matcher.errors import ImageError
 from efficient_matcher.records import Frame
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 WHOLE_PIXELS = ExtractConfig(subpixel=False)
 
 

@@ -10,6 +10,8 @@ from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core.geometry import corner_error, fit_homography, image_corners, warp_points
 from efficient_matcher.records import Homography
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 SIZE = (640, 480)
 TILTED = np.array([[0.9, -0.2, 40.0], [0.15, 1.1, -25.0], [2e-4, -1e-4, 1.0]])
 CONFIG = GeometryConfig()

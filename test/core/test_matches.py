@@ -15,6 +15,8 @@ from efficient_matcher.core.stages import StagedNetwork, WholeNetwork
 from efficient_matcher.core.transport import Assignment, optimal_transport
 from efficient_matcher.records import Features
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 
 def features(keypoints: list, descriptors: np.ndarray | None = None, size: tuple[int, int] = (640, 480)) -> Features:
     points = np.asarray(keypoints, np.float32).reshape(-1, 2)

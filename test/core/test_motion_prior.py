@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from efficient_matcher.core.motion_prior import LEAST_MATCHES, Side, consistent_matches
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 SIZE = (640, 480)
 TURN = np.array([[0.9, -0.3], [0.3, 0.9]])
 

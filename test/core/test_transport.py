@@ -7,6 +7,8 @@ import pytest
 
 from efficient_matcher.core.transport import OVER_RELAXATION, Assignment, optimal_transport
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 
 def log_domain(similarity: np.ndarray, dustbin: float, iterations: int) -> np.ndarray:
     """The definition: SuperGlue, section 3.2, in float64 logarithms."""

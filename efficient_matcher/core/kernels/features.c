@@ -1,0 +1,184 @@
+/* Peaks of a score map, their centroids, and descriptors at them: the loops of core/features.py. */
+
+#include "kernels.h"
+
+#define MOST_STEPS 8
+
+/* Of rows, or of pixels in a row: a maximum over some of them, that of itself `near` and `far` ahead included, is one
+ * over up to three times as many. */
+typedef struct {
+    int64_t near, far;
+} Step;
+
+/* The steps from one to 2 * radius + 1. Returns how many. */
+INLINE int steps_to(int64_t radius, Step *steps)
+{
+    const int64_t window = 2 * radius + 1;
+    int count = 0;
+    for (int64_t length = 1; length < window && count < MOST_STEPS; count++) {
+        const int64_t far = 3 * length < window ? 2 * length : window - length;
+        steps[count].near = far < length ? far : length;
+        steps[count].far = far;
+        length += far;
+    }
+    return count;
+}
+
+/* In place: row[x] becomes the maximum of the three, where the others may lie ahead in the same row. */
+INLINE void raise_to(float *row, const float *near, const float *far, int64_t count)
+{
+#pragma omp simd
+    for (int64_t x = 0; x < count; x++)
+        row[x] = larger(row[x], larger(near[x], far[x]));
+}
+
+/* Pixels that are the largest within `radius` and at least `least`, in raster order; of equal ones within the radius
+ * of each other the first. scores [height,width]; rows is space for (2 * radius + 1) * (width + 2 * radius) floats,
+ * flags for width + 8 bytes of 0, sites for height * width numbers. Returns how many there are. */
+KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int64_t radius, float least, float *rows,
+                        uint8_t *flags, int64_t *sites)
+{
+    const int64_t window = 2 * radius + 1, padded = width + 2 * radius;
+    int64_t found = 0;
+    Step steps[MOST_STEPS];
+    const int count = steps_to(radius, steps);
+    for (int64_t below = 0; below < height + 2 * radius; below++) { /* rows of the map with `radius` rows about it */
+        float *row = rows + below % window * padded;
+        const int inside = below >= radius && below < height + radius;
+        for (int64_t x = 0; x < padded; x += inside && x + 1 == radius ? width + 1 : 1)
+            row[x] = -INFINITY;
+        if (inside)
+            memcpy(row + radius, scores + (below - radius) * width, width * sizeof(float));
+        for (int k = 0; inside && k < count; k++)
+            raise_to(row, row + steps[k].near, row + steps[k].far, padded - steps[k].far);
+        int64_t y = below;
+        for (int k = 0; k < count && y >= steps[k].far; k++) {
+            y -= steps[k].far;
+            raise_to(rows + y % window * padded, rows + (y + steps[k].near) % window * padded,
+                     rows + (y + steps[k].far) % window * padded, width);
+        }
+        y = below - 2 * radius;
+        if (y < 0)
+            continue;
+        const float *own = scores + y * width, *largest = rows + y % window * padded;
+        for (int64_t x = 0; x < width; x++)
+            flags[x] = (own[x] >= largest[x]) & (own[x] >= least);
+        for (int64_t start = 0; start < width; start += WORD)
+            for (int64_t x = start; x < start + WORD && any_set(flags + start); x++)
+                if (flags[x])
+                    sites[found++] = y * width + x;
+    }
+    return found;
+}
+
+/* Whether a pixel before site i, at most `radius` away, is a site and has the same score. */
+INLINE int has_equal_before(const float *scores, int64_t width, int64_t radius, const int64_t *sites, int64_t i)
+{
+    const int64_t y = sites[i] / width, x = sites[i] - y * width;
+    const int64_t left = x < radius ? 0 : x - radius, right = x + radius < width ? x + radius : width - 1;
+    for (int64_t row = y < radius ? 0 : y - radius; row <= y; row++) {
+        const float *scores_of_row = scores + row * width;
+        const int64_t end = row < y ? right + 1 : x;
+        int equal = 0;
+        for (int64_t column = left; column < end; column++)
+            equal += scores_of_row[column] == scores[sites[i]];
+        for (int64_t j = i - 1; equal && j >= 0 && sites[j] >= row * width + left; j--)
+            if (sites[j] < row * width + end && scores[sites[j]] == scores[sites[i]])
+                return 1;
+    }
+    return 0;
+}
+
+/* Of sites in raster order, those `border` px inside the map that no equal one before them lies within `radius` of, as
+ * keys that ascend from the best: scores, which are above 0, order as their bits do, and equal ones by their site, which
+ * is the lower half of a key. Returns how many there are. */
+KERNEL int64_t em_first_of_ties(const float *scores, int64_t height, int64_t width, int64_t radius, int64_t border,
+                                const int64_t *sites, int64_t count, int64_t *keys)
+{
+    int64_t left = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t y = sites[i] / width, x = sites[i] - y * width;
+        if (y < border || x < border || y >= height - border || x >= width - border)
+            continue;
+        if (has_equal_before(scores, width, radius, sites, i))
+            continue;
+        int32_t bits;
+        memcpy(&bits, scores + sites[i], sizeof bits);
+        keys[left++] = ~(int64_t)bits * ((int64_t)1 << 32) + sites[i];
+    }
+    return left;
+}
+
+/* Centroids [count,2] of the scores in (2 * reach + 1)^2 pixels about sites, from these, and the variances [count]
+ * about them; windows end at the border. */
+void em_centroids(const float *scores, int64_t height, int64_t width, const int64_t *sites, int64_t count,
+                  int64_t reach, float least_variance, float *offsets, float *variances)
+{
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t y = sites[i] / width, x = sites[i] % width;
+        float mass = 0, along_x = 0, along_y = 0, squared = 0;
+        for (int64_t dy = -reach; dy <= reach; dy++) {
+            if (y + dy < 0 || y + dy >= height)
+                continue;
+            const float *row = scores + (y + dy) * width + x;
+            for (int64_t dx = -reach; dx <= reach; dx++) {
+                if (x + dx < 0 || x + dx >= width)
+                    continue;
+                mass += row[dx];
+                along_x += row[dx] * dx;
+                along_y += row[dx] * dy;
+                squared += row[dx] * (dx * dx + dy * dy);
+            }
+        }
+        along_x /= mass;
+        along_y /= mass;
+        offsets[2 * i] = along_x;
+        offsets[2 * i + 1] = along_y;
+        variances[i] = larger(squared / mass - (along_x * along_x + along_y * along_y), least_variance);
+    }
+}
+
+/* Where a point lies between the four cells around it, and how much each counts; clamped at the border. */
+typedef struct {
+    int64_t first, right, below, both;
+    float shares[4];
+} Corners;
+
+INLINE Corners corners_of(const float *point, int64_t rows, int64_t columns, int64_t width, float cell)
+{
+    const float x = smaller(larger((point[0] - (cell - 1) / 2) / cell, 0), (float)(columns - 1));
+    const float y = smaller(larger((point[1] - (cell - 1) / 2) / cell, 0), (float)(rows - 1));
+    const int64_t left = (int64_t)x, top = (int64_t)y;
+    const int64_t to_right = left + 1 < columns ? width : 0, to_below = top + 1 < rows ? columns * width : 0;
+    const float right = x - left, down = y - top;
+    const int64_t first = (top * columns + left) * width;
+    const Corners corners = {first, first + to_right, first + to_below, first + to_right + to_below,
+                             {(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down}};
+    return corners;
+}
+
+#define SAMPLE(NAME, TYPE)                                                                                             \
+    KERNEL void NAME(const TYPE *coarse, int64_t rows, int64_t columns, int64_t width, const float *points,            \
+                     int64_t count, float cell, float zero, float *sampled)                                            \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < count; i++) {                                                                          \
+            const Corners at = corners_of(points + 2 * i, rows, columns, width, cell);                                 \
+            const TYPE *a = coarse + at.first, *b = coarse + at.right, *c = coarse + at.below, *d = coarse + at.both;  \
+            float *own = sampled + i * width, length = 0;                                                              \
+            _Pragma("omp simd reduction(+ : length)") for (int64_t k = 0; k < width; k++)                              \
+            {                                                                                                          \
+                const float value = at.shares[0] * a[k] + at.shares[1] * b[k] + at.shares[2] * c[k] +                  \
+                                    at.shares[3] * d[k] - zero;                                                        \
+                own[k] = value;                                                                                        \
+                length += value * value;                                                                               \
+            }                                                                                                          \
+            const float norm = larger(sqrtf(length), 1e-12f);                                                          \
+            for (int64_t k = 0; k < width; k++)                                                                        \
+                own[k] /= norm;                                                                                        \
+        }                                                                                                              \
+    }
+
+/* Unit descriptors [count,width] at points [count,2] px of a coarse map [rows,columns,width], bilinear between the
+ * centres of cells; `zero` is what stands for 0 in the map. */
+SAMPLE(em_sample_floats, float)
+SAMPLE(em_sample_bytes, uint8_t)

@@ -1,0 +1,66 @@
+/* What the kernels share.
+ *
+ * Each does one inner loop of the matching on arrays of the caller, which has checked their shapes; none allocates, and
+ * none keeps anything. The Python beside it (the module named in each file) says the same in numpy, and runs where this
+ * was not compiled. Arrays are contiguous, rows first.
+ */
+#ifndef EFFICIENT_MATCHER_KERNELS_H
+#define EFFICIENT_MATCHER_KERNELS_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INTERFACE 1 /* goes up whenever a function's arguments change, here and in core/native.py */
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* One library runs on every x86-64: the system's loader takes the best of a function's versions. Those of ARM all have the
+ * vectors that matter here. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12
+#define KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define KERNEL __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+#else
+#define KERNEL
+#endif
+
+INLINE float smaller(float a, float b) { return a < b ? a : b; }
+INLINE float larger(float a, float b) { return a > b ? a : b; }
+
+#define WORD 8
+
+/* Whether any of WORD flags, each a byte of 0 or 1, is set: most are not, and are passed over by the word. */
+INLINE int any_set(const uint8_t *flags)
+{
+    uint64_t word;
+    memcpy(&word, flags, sizeof word);
+    return word != 0;
+}
+
+/* e^x to two units in the last place, in a form that compilers vectorise; 0 below the smallest normal number. Range
+ * reduction to |r| <= ln 2 / 2 and the polynomial of Moshier's Cephes library. */
+INLINE float exponential(float x)
+{
+    const float lowest = -87.33654f, highest = 88.37626f;
+    float within = smaller(larger(x, lowest), highest);
+    float power = within * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: what is added rounds to whole numbers */
+    power -= 12582912.0f;
+    float r = within - power * 0.693359375f;
+    r -= power * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)power + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return x < lowest ? 0.0f : p * scale;
+}
+
+#endif

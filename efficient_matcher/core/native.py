@@ -1,0 +1,204 @@
+"""Inner loops of the matching in C, where this package was installed with a compiler at hand.
+
+Each function says what numpy says in the module that calls it, in a third of the time or less; where `available` is
+false, that module's numpy runs. The library is plain C behind ctypes, so that one file serves every Python, and its
+calls leave the interpreter free for other threads. Arguments are checked by the callers; arrays become contiguous here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+INTERFACE = 1  # of the C files in kernels/; a library of another one, left by an older installation, is not used
+SWITCH = "EFFICIENT_MATCHER_KERNELS"  # environment variable: "numpy" leaves the library alone
+LINE = 16  # floats of a cache line
+WORD = 8  # bytes of space beyond the flags of a row
+MOST_ENTRIES = 64  # of a row of an assignment at first: its sum is 1, and what is above 1/64 of it is asked for
+
+_SIGNATURES = {  # p: array, i: int64, f: float, d: double
+    "em_peaks": "piiifppp", "em_first_of_ties": "piiiipip", "em_centroids": "piipiifpp", "em_sample_floats": "piiipiffp",
+    "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
+    "em_reweighed": "pppippippifpppp",
+    "em_polished": "pppippppppppppppp", "em_interface": "",
+}
+_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
+
+
+def _opened() -> ctypes.CDLL | None:
+    """The compiled library beside this file, or None."""
+    if os.environ.get(SWITCH) == "numpy":
+        return None
+    for path in (Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES):
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:  # not there, or of another system
+            continue
+        if _described(library):
+            return library
+    return None
+
+
+def _described(library: ctypes.CDLL) -> bool:
+    """Tell ctypes the arguments of its functions. False if it is none of ours, or of another version."""
+    try:
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = [_TYPES[kind] for kind in arguments], ctypes.c_int64
+    except AttributeError:
+        return False
+    return library.em_interface() == INTERFACE
+
+
+_library = _opened()
+
+
+def available() -> bool:
+    """Whether the functions below may be called."""
+    return _library is not None
+
+
+def kind() -> str:
+    """What runs: "compiled" or "numpy"."""
+    return "compiled" if available() else "numpy"
+
+
+def peaks(score_map: Floats, radius: int, least: float, border: int) -> Indices:
+    """Flat indices, best first and equal ones in raster order, of the pixels of a map [H,W] that are at least `least`,
+    above 0, and the largest within the radius, of equal ones within it the first; none within the border."""
+    score_map = np.ascontiguousarray(score_map, np.float32)
+    height, width = score_map.shape
+    rows, flags = np.empty((2 * radius + 1, width + 2 * radius), np.float32), np.zeros(width + WORD, np.uint8)
+    sites = np.empty(score_map.size, np.int64)
+    count = _library.em_peaks(_at(score_map), height, width, radius, least, _at(rows), _at(flags), _at(sites))
+    keys = np.empty(count, np.int64)
+    count = _library.em_first_of_ties(_at(score_map), height, width, radius, border, _at(sites), count, _at(keys))
+    keys = keys[:count]
+    keys.sort()
+    keys &= 0xFFFFFFFF
+    return keys
+
+
+def centroids(score_map: Floats, sites: Indices, reach: int, least_variance: float) -> tuple[Floats, Floats]:
+    """See `core.features._centroids`; sites [N] are flat indices of the peaks."""
+    score_map, sites = np.ascontiguousarray(score_map, np.float32), np.ascontiguousarray(sites, np.int64)
+    offsets, variances = np.empty((len(sites), 2), np.float32), np.empty(len(sites), np.float32)
+    _library.em_centroids(_at(score_map), *score_map.shape, _at(sites), len(sites), reach, least_variance, _at(offsets),
+                          _at(variances))
+    return offsets, variances
+
+
+def sample_descriptors(coarse: Floats | NDArray[np.uint8], points: Floats, cell: int, zero: float) -> Floats:
+    """Unit descriptors [N,D] at points [N,2] of a coarse map [R,C,D], in which `zero` stands for 0."""
+    coarse, points = np.ascontiguousarray(coarse), np.ascontiguousarray(points, np.float32)
+    sampled = np.empty((len(points), coarse.shape[2]), np.float32)
+    sample = _library.em_sample_bytes if coarse.dtype == np.uint8 else _library.em_sample_floats
+    sample(_at(coarse), *coarse.shape, _at(points), len(points), cell, zero, _at(sampled))
+    return sampled
+
+
+def transport(similarity: Floats, dustbin: float, iterations: int, tolerance: float, relaxation: float,
+              absorb_above: float) -> tuple[Floats, int, int]:
+    """See `core.transport.optimal_transport`: values [N+1,M+1], whose rows begin at lines of the cache, how many
+    iterations were made, and how many values are above 1/2, dustbins aside."""
+    similarity = np.ascontiguousarray(similarity, np.float32)
+    n, m = similarity.shape
+    stride = -(-(m + 1) // LINE) * LINE
+    flat, space, pairs = np.empty((n + 2) * stride, np.float32), np.empty(3 * (n + m + 2), np.float32), ctypes.c_int64()
+    first = -(_at(flat) // flat.itemsize) % LINE
+    values = flat[first: first + (n + 1) * stride].reshape(n + 1, stride)
+    done = _library.em_transport(_at(similarity), n, m, dustbin, iterations, tolerance, relaxation, absorb_above,
+                                 _at(values), stride, ctypes.addressof(pairs), _at(space))
+    return values[:, :m + 1], done, pairs.value
+
+
+def entries(values: Floats, least: float) -> tuple[Indices, Indices, Floats, Indices, Indices]:
+    """Rows (ascending), columns and values of the entries of an assignment [N+1,M+1] above `least`, dustbins aside; the
+    rows that have any; and which of these each entry is in."""
+    if values.dtype != np.float32 or values.strides[1] != values.itemsize:
+        values = np.ascontiguousarray(values, np.float32)
+    stride, n, m = values.strides[0] // values.itemsize, values.shape[0] - 1, values.shape[1] - 1
+    asked = np.empty(n, np.int64)
+    room, flags = n * min(m, MOST_ENTRIES), np.zeros(m + WORD, np.uint8)
+    while True:
+        indices, chances = np.empty((3, room), np.int64), np.empty(room, np.float32)
+        found = _library.em_entries(_at(values), stride, n, m, least, room, _at(flags), _at(indices[0]), _at(indices[1]),
+                                    _at(chances), _at(indices[2]), _at(asked))
+        if found <= room:
+            rows, columns, numbers = indices[:, :found]
+            return rows, columns, chances[:found], asked[:numbers[-1] + 1 if found else 0], numbers
+        room = found
+
+
+def mutual(rows: Indices, columns: Indices, scores: Floats, n: int, m: int, threshold: float) -> Indices:
+    """Which of the entries of N rows and M columns are the largest of both and at least `threshold`; of equal ones the
+    first."""
+    scores = np.ascontiguousarray(scores, np.float32)
+    best, which = np.empty(n + m, np.int64), np.empty(len(rows), np.int64)
+    found = _library.em_mutual(_at(rows), _at(columns), _at(scores), len(rows), n, m, threshold, _at(best), _at(which))
+    return which[:found]
+
+
+class Motion(ctypes.Structure):
+    """The constants of `core.motion_prior` that its loops need."""
+
+    _fields_ = [*[(name, ctypes.c_float) for name in ("unit_px", "stiffness", "slack", "spread_px", "lookalikes",
+                                                      "close_px", "far_px", "tiny", "nothing")],
+                ("neighbours", ctypes.c_int64)]
+
+
+def reweighed(chances: Floats, asked: Indices, places1: Floats, places0: Floats, alone: Floats, telling: Indices,
+              begun: Floats, area: float, constants: Motion) -> Floats:
+    """Chances [E] of an assignment's entries, of keypoints `asked` [E] at places0 [Q,2] and with partners at places1 [E,2],
+    once the motion is known by the entries `telling` [C], which are believed as begun [C] at first. alone: [Q], how
+    likely keypoints have no partner, times what lookalikes count."""
+    floats = [np.ascontiguousarray(array, np.float32) for array in (chances, places1, places0, alone, begun)]
+    chances, places1, places0, alone, begun = floats
+    asked, telling = np.ascontiguousarray(asked, np.int64), np.ascontiguousarray(telling, np.int64)
+    entries, points, count = len(chances), len(places0), len(telling)
+    begins, own = np.empty(count, np.int64), np.empty(entries, np.float32)
+    space = np.empty(count * (points + 15) + 9 * points + constants.neighbours + 1, np.float32)
+    _library.em_reweighed(_at(chances), _at(asked), _at(places1), entries, _at(places0), _at(alone), points, _at(telling),
+                          _at(begun), count, area, ctypes.addressof(constants), _at(begins), _at(space), _at(own))
+    return own
+
+
+class LeastSquares(ctypes.Structure):
+    """The constants of `core.least_squares` that its loops need; threshold in px."""
+
+    _fields_ = [*[(name, ctypes.c_double) for name in ("horizon", "far", "threshold", "reach", "freedom", "unit_median",
+                                                       "most_uneven", "least_round", "converged")],
+                ("steps", ctypes.c_int64), ("fewest", ctypes.c_int64)]
+
+
+def polished(
+    points0: Doubles, points1: Doubles, H: Doubles, spreads: tuple[Doubles, Doubles] | None, constants: LeastSquares,
+) -> tuple[Doubles, Doubles, Doubles, float, Doubles, Doubles, Doubles, float, Doubles, Doubles] | None:
+    """The fields of `core.least_squares.Polished`, or None; H puts most of the points [K,2] before the horizon."""
+    points0, points1, H = (np.ascontiguousarray(array, np.float64) for array in (points0, points1, H))
+    known = [] if spreads is None else [np.ascontiguousarray(array, np.float64) for array in spreads]
+    count = len(points0)
+    of_points, space = np.empty((3, count)), np.empty((23, count))  # the last row of these is for flags
+    G, units, noise, sums = np.empty((3, 3)), np.empty((2, 3)), np.empty(1), np.empty((2, 9, 9))
+    squared, standard, weights = of_points
+    if not _library.em_polished(
+            _at(points0), _at(points1), _at(H), count, *([_at(array) for array in known] or [None, None]),
+            ctypes.addressof(constants), _at(G), _at(units), _at(squared), _at(standard), _at(weights), _at(noise),
+            _at(sums[0]), _at(sums[1]), _at(space[22]), _at(space)):
+        return None
+    unit0, unit1 = (np.array([[scale, 0, x], [0, scale, y], [0, 0, 1.0]]) for scale, x, y in units)
+    return (G, unit0, unit1, constants.threshold * float(units[1, 0]), squared, standard, weights, float(noise[0]),
+            sums[0, :8, :8], sums[1, :8, :8])
+
+
+def _at(array: NDArray) -> int:
+    return array.ctypes.data
