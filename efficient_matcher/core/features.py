@@ -88,15 +88,13 @@ def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[
     kept, sharp_first = config.max_keypoints, config.subpixel and config.sharp_first
     sites = _peaks(score_map, config)[: int(CANDIDATES * kept) if sharp_first else kept]
     scores = score_map.ravel()[sites]
-    y, x = np.divmod(sites, score_map.shape[1])
-    points = np.column_stack([x, y]).astype(np.float32)
     if not config.subpixel:
-        return points, scores, None
-    offsets, spreads = _centroids(score_map, sites)
-    points += offsets
+        y, x = np.divmod(sites, score_map.shape[1])
+        return np.column_stack([x, y]).astype(np.float32), scores, None
+    points, spreads = _centroids(score_map, sites)
     if not sharp_first:
         return points, scores, spreads
-    best = np.argsort(-scores / spreads, kind="stable")[:kept]
+    best = _best_first(np.arange(len(sites)), scores / spreads)[:kept]
     return points[best], scores[best], spreads[best]
 
 
@@ -186,22 +184,25 @@ def _dilated(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
 
 def _centroids(score_map: NDArray[np.float32],
                sites: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """From peaks at flat indices [N] to the centroids of the scores around them, [N,2] px, and the variance of the scores
-    about these [N] px^2; windows end at the border."""
+    """Of peaks at flat indices [N] the centroids of the scores around them, [N,2] px, and the variance of the scores about
+    these [N] px^2; windows end at the border."""
     reach, (height, width) = CENTROID_REACH, score_map.shape
     if native.available():
         return native.centroids(score_map, sites, reach, float(LEAST_SPREAD))
     (y, x), windows = np.divmod(sites, width), score_map
+    points = np.column_stack([x, y]).astype(np.float32)
     if len(x) and min(x.min(), y.min(), width - 1 - x.max(), height - 1 - y.max()) < reach:
         windows, x, y, width = np.pad(score_map, reach), x + reach, y + reach, width + 2 * reach
     sites = (y * width + x)[:, None] + (_STEPS[:, None] * width + _STEPS).ravel()
     moments = windows.ravel().take(sites) @ _MOMENTS
     means = moments[:, 1:] / moments[:, :1]
     offsets = means[:, :2]
-    return offsets, np.maximum(means[:, 2] - np.einsum("nd,nd->n", offsets, offsets), LEAST_SPREAD)
+    return points + offsets, np.maximum(means[:, 2] - np.einsum("nd,nd->n", offsets, offsets), LEAST_SPREAD)
 
 
 def _to_input(points: NDArray[np.float32], scale: tuple[float, float]) -> NDArray[np.float32]:
+    if scale == (1, 1):
+        return points
     return ((points + 0.5) * np.array(scale) - 0.5).astype(np.float32)
 
 

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import GeometryConfig
+from efficient_matcher.core import native
 from efficient_matcher.core.least_squares import (
-    HORIZON, MINIMUM_POINTS, covariance_at, determined, polished, with_points_ahead)
+    HORIZON, MINIMUM_POINTS, constants, covariance_at, determined, linearized, normalised, polish, with_points_ahead)
 from efficient_matcher.records import Features, Homography, Matches
+
+TINY = float(np.finfo(float).tiny)
 
 Array = NDArray[np.float64]
 Spreads = tuple[NDArray[np.floating], NDArray[np.floating]]
@@ -113,15 +116,22 @@ def _fit(points0: Array, points1: Array, image_size0: tuple[int, int], config: G
     start = _robust_start(points0, points1, config)
     if start is None:
         return None
-    fit = polished(points0, points1, start, config.threshold_px, spreads)
-    if fit is None:
+    if native.available():
+        return native.homography(points0, points1, with_points_ahead(start, points0), spreads, image_corners(image_size0),
+                                 constants(config.threshold_px, config.min_inliers))
+    problem = normalised(points0, points1, start, config.threshold_px, spreads)
+    if problem is None:
         return None
-    H = np.linalg.inv(fit.to_unit1) @ fit.G @ fit.to_unit0
-    too_few = np.count_nonzero(fit.inliers) < max(config.min_inliers, MINIMUM_POINTS)
-    if too_few or H[2, 2] <= HORIZON or not determined(fit):
+    G = polish(problem, problem.to_unit1 @ start @ np.linalg.inv(problem.to_unit0))
+    if G is None:
         return None
-    corners = warp_points(image_corners(image_size0), fit.to_unit0)
-    return H / H[2, 2], np.sqrt(fit.squared) / fit.scale1, covariance_at(corners, fit)
+    H, fit = np.linalg.inv(problem.to_unit1) @ G @ problem.to_unit0, linearized(problem, G)
+    inliers = fit.squared < problem.threshold**2
+    too_few = np.count_nonzero(inliers) < max(config.min_inliers, MINIMUM_POINTS)
+    if too_few or H[2, 2] <= HORIZON or not determined(problem, fit, inliers):
+        return None
+    corners = warp_points(image_corners(image_size0), problem.to_unit0)
+    return H / H[2, 2], np.sqrt(fit.squared) / problem.scale1, covariance_at(corners, problem, G, fit)
 
 
 def _robust_start(points0: Array, points1: Array, config: GeometryConfig) -> Array | None:
@@ -133,4 +143,6 @@ def _robust_start(points0: Array, points1: Array, config: GeometryConfig) -> Arr
         return None  # some versions raise on degenerate points where others return nothing
     if H is None or H.shape != (3, 3) or not np.isfinite(H).all():
         return None
-    return H if abs(np.linalg.det(H)) > np.finfo(float).tiny else None
+    (a, b, c), (d, e, f), (g, h, i) = H.tolist()
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return H if abs(determinant) > TINY else None

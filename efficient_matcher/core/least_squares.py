@@ -1,12 +1,13 @@
 """A homography by reweighted least squares: from a robust start to the estimate, and how far that can be trusted.
 
-`polished` is the whole of it. All is solved in coordinates centred on the points and scaled to unit spread (Hartley, "In defense of the eight-point
+All is solved in coordinates centred on the points and scaled to unit spread (Hartley, "In defense of the eight-point
 algorithm"), else the normal equations would lose half the digits; G is the homography in those.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Union
 
 import numpy as np
@@ -34,6 +35,15 @@ LARGEST_UNCERTAINTY = 0.1  # of any parameter, in spreads of the points
 LEAST_SIGNAL_TO_NOISE = 2.0  # per point, in the direction of parameters where it is weakest
 
 
+@lru_cache(maxsize=8)
+def constants(threshold_px: float, min_inliers: int) -> native.LeastSquares:
+    """All of the above, for the compiled form of what follows."""
+    return native.LeastSquares(
+        HORIZON, FAR, threshold_px, REACH, DEGREES_OF_FREEDOM, MEDIAN_OF_UNIT_NOISE, MOST_UNEVEN, LEAST_ROUND, CONVERGED,
+        SMALLEST_NOISE_PX, LEAST_NOISE_PX, LARGEST_UNCERTAINTY, LEAST_SIGNAL_TO_NOISE, POLISH_STEPS, MINIMUM_POINTS,
+        max(min_inliers, MINIMUM_POINTS))
+
+
 # Of residuals (x, y): the factor of x in the first whitened number, and those of x and y in the second; [K] or for all.
 Whitening = tuple[Union[Array, float], Union[Array, float], Union[Array, float]]
 ALIKE: Whitening = (1.0, 0.0, 1.0)
@@ -51,38 +61,6 @@ class Problem:
     to_unit1: Array
     threshold: float
     whitening: Whitening = ALIKE
-
-    @property
-    def scale1(self) -> float:
-        """From pixels of image 1."""
-        return float(self.to_unit1[0, 0])
-
-
-@dataclass(frozen=True)
-class Polished:
-    """The estimate G [3,3], G22 = 1, of normalised coordinates, and what is known of the points under it. threshold: of
-    inliers, in those coordinates.
-
-    squared, standard [K]: lengths of the residuals, plain and whitened; weights [K], 0 for points out of reach; noise:
-    the variance of one coordinate of a point of median noise. normal, curvature [8,8]: J^T J of the inliers, and whitened
-    of all points of any weight.
-    """
-
-    G: Array
-    to_unit0: Array
-    to_unit1: Array
-    threshold: float
-    squared: Array
-    standard: Array
-    weights: Array
-    noise: float
-    normal: Array
-    curvature: Array
-
-    @property
-    def inliers(self) -> NDArray[np.bool_]:
-        """Which points [K] agree."""
-        return self.squared < self.threshold**2
 
     @property
     def scale1(self) -> float:
@@ -134,34 +112,6 @@ class Whitened:
 
 
 _FIRST = np.ix_(*[[0, 1, 2, 6, 7, 8]] * 2)  # the parameters, and the residual, that one along x has to do with
-
-
-def polished(points0: Array, points1: Array, start: Array, threshold_px: float,
-             spreads: tuple[Array, Array] | None = None) -> Polished | None:
-    """From a robust start [3,3] between points [K,2] px to the estimate; None when hardly any of them agree.
-
-    spreads: [K] each, what the standard deviations of points 0 and of points 1 are proportional to, px.
-    """
-    if native.available():
-        upright, constants = with_points_ahead(start, points0), native.LeastSquares(
-            HORIZON, FAR, threshold_px, REACH, DEGREES_OF_FREEDOM, MEDIAN_OF_UNIT_NOISE, MOST_UNEVEN, LEAST_ROUND,
-            CONVERGED, POLISH_STEPS, MINIMUM_POINTS)
-        found = native.polished(points0, points1, upright, spreads, constants)
-        return None if found is None else Polished(*found)
-    problem = normalised(points0, points1, start, threshold_px, spreads)
-    G = None if problem is None else polish(problem, problem.to_unit1 @ start @ np.linalg.inv(problem.to_unit0))
-    if G is None:
-        return None
-    fit = linearized(problem, G)
-    whitened = fit.whitened(problem.whitening)
-    standard = whitened.squared()
-    weighting = _weighting(problem, fit.squared, standard)
-    if weighting is None:
-        return None
-    normal, _ = fit.whitened().normal_equations((fit.squared < problem.threshold**2).astype(np.float64))
-    curvature, _ = whitened.normal_equations((weighting[0] > 0).astype(np.float64))
-    return Polished(G, problem.to_unit0, problem.to_unit1, problem.threshold, fit.squared, standard, *weighting, normal,
-                    curvature)
 
 
 def normalised(points0: Array, points1: Array, start: Array, threshold_px: float,
@@ -225,34 +175,41 @@ def polish(problem: Problem, G: Array) -> Array | None:
     return G
 
 
-def determined(fit: Polished) -> bool:
+def determined(problem: Problem, fit: Linearized, inliers: NDArray[np.bool_]) -> bool:
     """Whether the inliers say more of every parameter than their noise does.
 
     Counting the uncertainty that noise leaves is not enough: scatter about a line, given enough
     points, looks like a little information on what is off the line, and is none.
     """
-    inliers = fit.inliers
+    normal, _ = fit.whitened().normal_equations(inliers.astype(np.float64))
     count = np.count_nonzero(inliers)
-    variance = max(float(inliers @ fit.squared) / count / 2, (SMALLEST_NOISE_PX * fit.scale1) ** 2)
-    weakest = float(np.linalg.eigvalsh(fit.normal)[0])
+    variance = max(float(inliers @ fit.squared) / count / 2, (SMALLEST_NOISE_PX * problem.scale1) ** 2)
+    weakest = float(np.linalg.eigvalsh(normal)[0])
     return weakest > max(LARGEST_UNCERTAINTY**-2, count * LEAST_SIGNAL_TO_NOISE**2) * variance
 
 
-def covariance_at(points0: Array, fit: Polished) -> Array:
+def covariance_at(points0: Array, problem: Problem, G: Array, fit: Linearized) -> Array:
     """Covariance [2A,2A] px^2 of the projections x0 y0 x1 y1 ... of points0 [A,2], normalised: (J^T J)^-1 times the
     variance of a weighted residual.
 
     The variance is that of an M-estimate, E[psi^2] / E[psi']^2 (Huber, "Robust Statistics", 6.3), psi = weight x
     residual, both over the point's own noise; for Gaussian residuals and equal weights it is their variance.
     """
-    weights, slopes, count = fit.weights, _slopes_at(points0, fit.G), np.count_nonzero(fit.weights)
-    # with as many unknowns as residuals nothing is left to see the noise by
-    if count <= MINIMUM_POINTS or not np.isfinite(slopes).all():
+    whitened, slopes = fit.whitened(problem.whitening), _slopes_at(points0, G)
+    standard = whitened.squared()
+    weighting = _weighting(problem, fit.squared, standard)
+    if weighting is None or not np.isfinite(slopes).all():
         return np.full((len(slopes), len(slopes)), np.nan)
-    psi_squared = float(weights * weights @ fit.standard)
-    slope = (weights.sum() - psi_squared / fit.noise / (DEGREES_OF_FREEDOM + 2)) / count
-    variance = max(psi_squared / 2 / slope**2 / (count - MINIMUM_POINTS), (LEAST_NOISE_PX * fit.scale1) ** 2)
-    return slopes @ np.linalg.solve(fit.curvature, slopes.T) * variance / fit.scale1**2
+    weights, noise = weighting
+    near = (weights > 0).astype(np.float64)
+    count = int(near.sum())
+    if count <= MINIMUM_POINTS:  # as many unknowns as residuals: nothing is left to see the noise by
+        return np.full((len(slopes), len(slopes)), np.nan)
+    psi_squared = weights**2 * standard
+    slope = (weights.sum() - psi_squared.sum() / noise / (DEGREES_OF_FREEDOM + 2)) / count
+    variance = max(psi_squared.sum() / 2 / slope**2 / (count - MINIMUM_POINTS), (LEAST_NOISE_PX * problem.scale1) ** 2)
+    normal, _ = whitened.normal_equations(near)
+    return slopes @ np.linalg.solve(normal, slopes.T) * variance / problem.scale1**2
 
 
 def _whitening(H: Array, rows0: Array, agreeing: NDArray[np.bool_], spreads0: Array, spreads1: Array) -> Whitening:

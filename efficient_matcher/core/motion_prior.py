@@ -213,8 +213,7 @@ def _mutual(rows: Indices, columns: Indices, scores: Floats, counts: tuple[int, 
     """Which of the entries, given by row and column, are the best of both and at least `threshold`, best first. counts:
     of rows and columns."""
     if native.available():
-        which = native.mutual(rows, columns, scores, *counts, threshold)
-        return which[np.argsort(-scores[which], kind="stable")]
+        return native.mutual(rows, columns, scores, *counts, threshold)
     chosen = np.flatnonzero(scores >= threshold)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     return chosen[_comes_first(rows[chosen]) & _comes_first(columns[chosen])]

@@ -29,7 +29,7 @@ _SIGNATURES = {  # p: array, i: int64, f: float, d: double
     "em_peaks": "piiifppp", "em_first_of_ties": "piiiipip", "em_centroids": "piipiifpp", "em_sample_floats": "piiipiffp",
     "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
     "em_reweighed": "pppippippifpppp",
-    "em_polished": "pppippppppppppppp", "em_interface": "",
+    "em_homography": "pppippppppppp", "em_interface": "",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
 
@@ -82,19 +82,17 @@ def peaks(score_map: Floats, radius: int, least: float, border: int) -> Indices:
     count = _library.em_peaks(_at(score_map), height, width, radius, least, _at(rows), _at(flags), _at(sites))
     keys = np.empty(count, np.int64)
     count = _library.em_first_of_ties(_at(score_map), height, width, radius, border, _at(sites), count, _at(keys))
-    keys = keys[:count]
-    keys.sort()
-    keys &= 0xFFFFFFFF
-    return keys
+    return _in_order(keys[:count])
 
 
 def centroids(score_map: Floats, sites: Indices, reach: int, least_variance: float) -> tuple[Floats, Floats]:
-    """See `core.features._centroids`; sites [N] are flat indices of the peaks."""
+    """Of peaks at flat indices [N] the positions [N,2], which are the centroids of the scores around them, and the
+    variances [N] about these."""
     score_map, sites = np.ascontiguousarray(score_map, np.float32), np.ascontiguousarray(sites, np.int64)
-    offsets, variances = np.empty((len(sites), 2), np.float32), np.empty(len(sites), np.float32)
-    _library.em_centroids(_at(score_map), *score_map.shape, _at(sites), len(sites), reach, least_variance, _at(offsets),
+    points, variances = np.empty((len(sites), 2), np.float32), np.empty(len(sites), np.float32)
+    _library.em_centroids(_at(score_map), *score_map.shape, _at(sites), len(sites), reach, least_variance, _at(points),
                           _at(variances))
-    return offsets, variances
+    return points, variances
 
 
 def sample_descriptors(coarse: Floats | NDArray[np.uint8], points: Floats, cell: int, zero: float) -> Floats:
@@ -140,12 +138,12 @@ def entries(values: Floats, least: float) -> tuple[Indices, Indices, Floats, Ind
 
 
 def mutual(rows: Indices, columns: Indices, scores: Floats, n: int, m: int, threshold: float) -> Indices:
-    """Which of the entries of N rows and M columns are the largest of both and at least `threshold`; of equal ones the
-    first."""
+    """Which of the entries of N rows and M columns are the largest of both and at least `threshold` >= 0, of equal ones the
+    first; best first."""
     scores = np.ascontiguousarray(scores, np.float32)
-    best, which = np.empty(n + m, np.int64), np.empty(len(rows), np.int64)
-    found = _library.em_mutual(_at(rows), _at(columns), _at(scores), len(rows), n, m, threshold, _at(best), _at(which))
-    return which[:found]
+    best, keys = np.empty(n + m, np.int64), np.empty(len(rows), np.int64)
+    found = _library.em_mutual(_at(rows), _at(columns), _at(scores), len(rows), n, m, threshold, _at(best), _at(keys))
+    return _in_order(keys[:found])
 
 
 class Motion(ctypes.Structure):
@@ -173,31 +171,37 @@ def reweighed(chances: Floats, asked: Indices, places1: Floats, places0: Floats,
 
 
 class LeastSquares(ctypes.Structure):
-    """The constants of `core.least_squares` that its loops need; threshold in px."""
+    """The constants of `core.least_squares` that its loops need; threshold and noise in px."""
 
-    _fields_ = [*[(name, ctypes.c_double) for name in ("horizon", "far", "threshold", "reach", "freedom", "unit_median",
-                                                       "most_uneven", "least_round", "converged")],
-                ("steps", ctypes.c_int64), ("fewest", ctypes.c_int64)]
+    _fields_ = [*[(name, ctypes.c_double) for name in (
+        "horizon", "far", "threshold", "reach", "freedom", "unit_median", "most_uneven", "least_round", "converged",
+        "smallest_noise", "least_noise", "largest_uncertainty", "least_signal")],
+        *[(name, ctypes.c_int64) for name in ("steps", "fewest", "least_inliers")]]
 
 
-def polished(
-    points0: Doubles, points1: Doubles, H: Doubles, spreads: tuple[Doubles, Doubles] | None, constants: LeastSquares,
-) -> tuple[Doubles, Doubles, Doubles, float, Doubles, Doubles, Doubles, float, Doubles, Doubles] | None:
-    """The fields of `core.least_squares.Polished`, or None; H puts most of the points [K,2] before the horizon."""
-    points0, points1, H = (np.ascontiguousarray(array, np.float64) for array in (points0, points1, H))
-    known = [] if spreads is None else [np.ascontiguousarray(array, np.float64) for array in spreads]
+def homography(
+    points0: Doubles, points1: Doubles, start: Doubles, spreads: tuple[Doubles, Doubles] | None, corners: Doubles,
+    constants: LeastSquares,
+) -> tuple[Doubles, Doubles, Doubles] | None:
+    """H [3,3] of points [K,2] px from a robust start that puts most of them before the horizon, its errors [K] px, and the
+    covariance [8,8] of corners [4,2]; None where the points do not determine one. spreads: [K] each."""
+    given = [np.ascontiguousarray(array, np.float64) for array in (points0, points1, start, corners, *(spreads or ()))]
+    at_points0, at_points1, at_start, at_corners, *at_spreads = map(_at, given)
     count = len(points0)
-    of_points, space = np.empty((3, count)), np.empty((23, count))  # the last row of these is for flags
-    G, units, noise, sums = np.empty((3, 3)), np.empty((2, 3)), np.empty(1), np.empty((2, 9, 9))
-    squared, standard, weights = of_points
-    if not _library.em_polished(
-            _at(points0), _at(points1), _at(H), count, *([_at(array) for array in known] or [None, None]),
-            ctypes.addressof(constants), _at(G), _at(units), _at(squared), _at(standard), _at(weights), _at(noise),
-            _at(sums[0]), _at(sums[1]), _at(space[22]), _at(space)):
-        return None
-    unit0, unit1 = (np.array([[scale, 0, x], [0, scale, y], [0, 0, 1.0]]) for scale, x, y in units)
-    return (G, unit0, unit1, constants.threshold * float(units[1, 0]), squared, standard, weights, float(noise[0]),
-            sums[0, :8, :8], sums[1, :8, :8])
+    H, errors, covariance = np.empty((3, 3)), np.empty(count), np.empty((8, 8))
+    space = np.empty((25, count))  # the last row is for flags
+    at_space = _at(space)
+    found = _library.em_homography(at_points0, at_points1, at_start, count, *(at_spreads or (None, None)), at_corners,
+                                   ctypes.addressof(constants), _at(H), _at(errors), _at(covariance),
+                                   at_space + 24 * count * space.itemsize, at_space)
+    return (H, errors, covariance) if found else None
+
+
+def _in_order(keys: Indices) -> Indices:
+    """The lower halves of keys, of which the upper ones are the order."""
+    keys.sort()
+    keys &= 0xFFFFFFFF
+    return keys
 
 
 def _at(array: NDArray) -> int:

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from efficient_matcher.config import ExtractConfig, GeometryConfig
-from efficient_matcher.core import native
+from efficient_matcher.core import geometry, native
 from efficient_matcher.core.features import detect, sample_descriptors
 from efficient_matcher.core.geometry import fit_homography
-from efficient_matcher.core.least_squares import polished
 from efficient_matcher.core.motion_prior import Side, consistent_matches
 from efficient_matcher.core.transport import optimal_transport
 
@@ -160,7 +159,29 @@ def test_homographies(both: Callable, count: int, wrong: float, told: str) -> No
     assert compiled.rmse == pytest.approx(expected.rmse, rel=1e-5)
 
 
-def test_nothing_is_polished_where_nothing_agrees(both: Callable) -> None:
+def test_nothing_is_polished_where_nothing_agrees(both: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     points0, points1 = matched_points(8, 30, 0.0)
     start = np.array([[1, 0, 5000.0], [0, 1, 0], [0, 0, 1]])
-    assert both(lambda: polished(points0, points1, start, 3.0)) == (None, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(geometry, "_robust_start", lambda *_: start)
+        expected, compiled = both(lambda: fit_homography(points0, points1, SIZE, GeometryConfig()))
+    assert expected.matrix is compiled.matrix is None
+
+
+@pytest.mark.parametrize("count", [12, 200])
+def test_points_on_a_line_determine_nothing(both: Callable, count: int) -> None:
+    along = np.random.default_rng(count).uniform(0, 600, count)
+    points0 = np.column_stack([along, 0.5 * along + 30])
+    points0 += np.random.default_rng(1).normal(0, 0.2, points0.shape)
+    expected, compiled = both(lambda: fit_homography(points0, projected(points0), SIZE, GeometryConfig()))
+    assert expected.matrix is compiled.matrix is None
+
+
+def test_a_corner_beyond_the_horizon_leaves_the_covariance_unknown(both: Callable) -> None:
+    points0 = np.random.default_rng(3).uniform((0, 0), (300, 300), (80, 2))
+    steep = np.array([[1, 0, 0], [0, 1, 0], [-2e-3, 0, 1.0]])
+    mapped = np.column_stack([points0, np.ones(80)]) @ steep.T
+    expected, compiled = both(lambda: fit_homography(points0, mapped[:, :2] / mapped[:, 2:], SIZE, GeometryConfig()))
+    assert expected.matrix is not None and np.isnan(expected.corner_covariance).all()
+    np.testing.assert_allclose(compiled.matrix, expected.matrix, atol=1e-9)
+    assert np.isnan(compiled.corner_covariance).all()

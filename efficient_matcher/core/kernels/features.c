@@ -90,8 +90,7 @@ INLINE int has_equal_before(const float *scores, int64_t width, int64_t radius, 
 }
 
 /* Of sites in raster order, those `border` px inside the map that no equal one before them lies within `radius` of, as
- * keys that ascend from the best: scores, which are above 0, order as their bits do, and equal ones by their site, which
- * is the lower half of a key. Returns how many there are. */
+ * keys. Returns how many there are. */
 KERNEL int64_t em_first_of_ties(const float *scores, int64_t height, int64_t width, int64_t radius, int64_t border,
                                 const int64_t *sites, int64_t count, int64_t *keys)
 {
@@ -102,17 +101,15 @@ KERNEL int64_t em_first_of_ties(const float *scores, int64_t height, int64_t wid
             continue;
         if (has_equal_before(scores, width, radius, sites, i))
             continue;
-        int32_t bits;
-        memcpy(&bits, scores + sites[i], sizeof bits);
-        keys[left++] = ~(int64_t)bits * ((int64_t)1 << 32) + sites[i];
+        keys[left++] = key_of(scores[sites[i]], sites[i]);
     }
     return left;
 }
 
-/* Centroids [count,2] of the scores in (2 * reach + 1)^2 pixels about sites, from these, and the variances [count]
- * about them; windows end at the border. */
+/* Centroids [count,2] px of the scores in (2 * reach + 1)^2 pixels about sites, and the variances [count] about them;
+ * windows end at the border. */
 void em_centroids(const float *scores, int64_t height, int64_t width, const int64_t *sites, int64_t count,
-                  int64_t reach, float least_variance, float *offsets, float *variances)
+                  int64_t reach, float least_variance, float *points, float *variances)
 {
     for (int64_t i = 0; i < count; i++) {
         const int64_t y = sites[i] / width, x = sites[i] % width;
@@ -132,8 +129,8 @@ void em_centroids(const float *scores, int64_t height, int64_t width, const int6
         }
         along_x /= mass;
         along_y /= mass;
-        offsets[2 * i] = along_x;
-        offsets[2 * i + 1] = along_y;
+        points[2 * i] = x + along_x;
+        points[2 * i + 1] = y + along_y;
         variances[i] = larger(squared / mass - (along_x * along_x + along_y * along_y), least_variance);
     }
 }

@@ -1,331 +1,144 @@
-/* A homography's projections and the sums of its least squares: the loops of core/least_squares.py. */
+/* A homography by reweighted least squares from a robust start: core/least_squares.py, and what core/geometry.py makes
+ * of it. */
 
-#include "kernels.h"
-
-#define ROWS 9
-#define LANES 8
-#define UNKNOWNS 8
-
-/* As core/least_squares.py has them, under the same names. */
-typedef struct {
-    double horizon, far, threshold, reach, freedom, unit_median, most_uneven, least_round, converged;
-    int64_t steps, fewest;
-} Settings;
-
-/* Points of both images in normalised coordinates, points0 [3,count] and points1 [2,count]; their units, of each image a
- * scale and a shift; the whitening [3,count]; threshold, in those coordinates. */
-typedef struct {
-    double *points0, *points1, *units, *whitening, threshold;
-    int64_t count;
-} Problem;
+#include "least_squares.h"
 
 /* Which version of these files was compiled. */
 int64_t em_interface(void) { return INTERFACE; }
 
-INLINE double clamped(double value, double least, double most)
+/* Whether all eigenvalues of the symmetric [8,8] part of equations [8,9] are above a bound, by Cholesky's factors. */
+INLINE int all_above(const double *equations, double bound)
 {
-    return value < least ? least : value > most ? most : value;
-}
-
-/* The rank-th smallest, from 0, of `count` values, which are moved about (Hoare's selection). */
-INLINE double selected(double *values, int64_t count, int64_t rank)
-{
-    int64_t low = 0, high = count - 1;
-    while (low < high) {
-        const double pivot = values[low + (high - low) / 2];
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (values[i] < pivot)
-                i++;
-            while (values[j] > pivot)
-                j--;
-            if (i <= j) {
-                const double value = values[i];
-                values[i++] = values[j];
-                values[j--] = value;
-            }
+    double factor[UNKNOWNS][UNKNOWNS];
+    for (int i = 0; i < UNKNOWNS; i++)
+        for (int j = 0; j <= i; j++) {
+            double left = equations[i * ROWS + j] - (i == j ? bound : 0);
+            for (int k = 0; k < j; k++)
+                left -= factor[i][k] * factor[j][k];
+            if (i == j && !(left > 0))
+                return 0;
+            factor[i][j] = i == j ? sqrt(left) : left / factor[j][j];
         }
-        if (rank <= j)
-            high = j;
-        else if (rank >= i)
-            low = i;
-        else
-            break;
-    }
-    return values[rank];
+    return 1;
 }
 
-/* unit [3]: the scale and the shift that bring the chosen points of [2,count] to mean 0 and a mean distance of sqrt(2)
- * from it; all of them are brought along. */
-INLINE void to_unit(double *points, const uint8_t *chosen, int64_t count, int64_t among, double *unit)
+/* Whether enough points agree, and say more of every parameter than their noise does. */
+INLINE int determined(const Problem *problem, const Settings *use, const Estimate *estimate)
 {
-    double *xs = points, *ys = points + count, x = 0, y = 0, distance = 0;
-    for (int64_t k = 0; k < count; k++) {
-        x += chosen[k] ? xs[k] : 0;
-        y += chosen[k] ? ys[k] : 0;
-    }
-    x /= among;
-    y /= among;
-    for (int64_t k = 0; k < count; k++)
-        distance += chosen[k] ? sqrt((xs[k] - x) * (xs[k] - x) + (ys[k] - y) * (ys[k] - y)) : 0;
-    const double spread = distance / among / sqrt(2), scale = spread > 1e-6 ? 1 / spread : 1;
-    unit[0] = scale;
-    unit[1] = -scale * x;
-    unit[2] = -scale * y;
-    for (int64_t k = 0; k < count; k++) {
-        xs[k] = scale * xs[k] + unit[1];
-        ys[k] = scale * ys[k] + unit[2];
-    }
-}
-
-/* whitening [3,count] of the noise of points 1 and of that of points 0 [count,2] as H stretches it, relative to the
- * median variance of the chosen points. 1, 0, 1 where nothing is known. space is for 4 count numbers. */
-INLINE void whiten(const double *points0, const double *H, const uint8_t *chosen, int64_t count, const double *spreads0,
-                   const double *spreads1, const Settings *use, double *whitening, double *space)
-{
-    double *xx = space, *yy = xx + count, *xy = yy + count, *variances = xy + count;
-    int64_t known = 0;
-    for (int64_t k = 0; k < count; k++) {
-        const double a = points0[2 * k], b = points0[2 * k + 1];
-        const double depth = fmax(H[6] * a + H[7] * b + H[8], use->horizon);
-        const double x = (H[0] * a + H[1] * b + H[2]) / depth, y = (H[3] * a + H[4] * b + H[5]) / depth;
-        const double x_by_x = (H[0] - x * H[6]) / depth, x_by_y = (H[1] - x * H[7]) / depth;
-        const double y_by_x = (H[3] - y * H[6]) / depth, y_by_y = (H[4] - y * H[7]) / depth;
-        const int finite = isfinite(spreads0[k]) && isfinite(spreads1[k]); /* such a spread says nothing */
-        const double noise0 = finite ? spreads0[k] * spreads0[k] : 0, noise1 = finite ? spreads1[k] * spreads1[k] : 0;
-        xx[k] = noise0 * (x_by_x * x_by_x + x_by_y * x_by_y) + noise1;
-        yy[k] = noise0 * (y_by_x * y_by_x + y_by_y * y_by_y) + noise1;
-        xy[k] = noise0 * (x_by_x * y_by_x + x_by_y * y_by_y);
-        const double variance = (xx[k] + yy[k]) / 2;
-        if (chosen[k] && variance > 0)
-            variances[known++] = variance;
-    }
-    const double median = known ? selected(variances, known, known / 2) : 0;
-    for (int64_t k = 0; k < count; k++) {
-        double variance = (xx[k] + yy[k]) / 2;
-        if (!(variance > 0))
-            xx[k] = yy[k] = variance = median;
-        const double within = known ? clamped(variance / median, 1 / use->most_uneven, use->most_uneven) : 1;
-        const double scale = known ? within / variance : 1;
-        const double along_x = known ? xx[k] * scale : 1, along_y = known ? yy[k] * scale : 1;
-        const double across = known ? xy[k] * scale : 0, skew = across / along_x;
-        const double to_y = 1 / sqrt(fmax(along_y - across * skew, use->least_round * within));
-        whitening[k] = 1 / sqrt(along_x);
-        whitening[count + k] = -skew * to_y;
-        whitening[2 * count + k] = to_y;
-    }
-}
-
-/* The problem of points [count,2] px: those that agree with H give the units. spreads [count] may be null; chosen is space
- * for count bytes, `space` for 4 count numbers. Returns how many agree. */
-INLINE int64_t normalise(const double *points0, const double *points1, const double *H, const double *spreads0,
-                         const double *spreads1, const Settings *use, Problem *problem, uint8_t *chosen, double *space)
-{
-    const int64_t count = problem->count;
-    int64_t agreeing = 0;
-    for (int64_t k = 0; k < count; k++) {
-        const double a = points0[2 * k], b = points0[2 * k + 1], depth = H[6] * a + H[7] * b + H[8];
-        const double dx = points1[2 * k] - (H[0] * a + H[1] * b + H[2]) / depth;
-        const double dy = points1[2 * k + 1] - (H[3] * a + H[4] * b + H[5]) / depth;
-        chosen[k] = depth > use->horizon && dx * dx + dy * dy < use->threshold * use->threshold;
-        agreeing += chosen[k];
-        problem->points0[k] = a;
-        problem->points0[count + k] = b;
-        problem->points0[2 * count + k] = 1;
-        problem->points1[k] = points1[2 * k];
-        problem->points1[count + k] = points1[2 * k + 1];
-        problem->whitening[k] = problem->whitening[2 * count + k] = 1;
-        problem->whitening[count + k] = 0;
-    }
-    if (!agreeing)
+    double normal[ROWS * ROWS], total = 0;
+    int64_t inliers = 0;
+    for (int64_t k = 0; k < problem->count; k++)
+        if (estimate->squared[k] < problem->threshold * problem->threshold) {
+            total += estimate->squared[k];
+            inliers++;
+        }
+    if (inliers < use->least_inliers)
         return 0;
-    if (spreads0 && spreads1)
-        whiten(points0, H, chosen, count, spreads0, spreads1, use, problem->whitening, space);
-    to_unit(problem->points0, chosen, count, agreeing, problem->units);
-    to_unit(problem->points1, chosen, count, agreeing, problem->units + 3);
-    problem->threshold = use->threshold * problem->units[3];
-    return agreeing;
+    normal_equations(problem, estimate->rows, estimate->squared, estimate->weights, INLIERS, normal);
+    const double least = use->smallest_noise * problem->units[3], variance = fmax(total / inliers / 2, least * least);
+    const double by_signal = inliers * use->least_signal * use->least_signal;
+    return all_above(normal, fmax(1 / (use->largest_uncertainty * use->largest_uncertainty), by_signal) * variance);
 }
 
-/* G [3,3]: H between normalised coordinates. */
-INLINE void between_units(const double *H, const double *units, double *G)
+/* slopes [8,8] of the projections x0 y0 x1 y1 .. of four corners [4,2] px by the elements of G. Returns 0 if one of them
+ * lies beyond the horizon. */
+INLINE int slopes_at(const double *corners, const Problem *problem, const Settings *use, const double *G, double *slopes)
 {
-    double columns[9];
-    for (int row = 0; row < 3; row++) { /* of H times the inverse of the unit of image 0 */
-        columns[3 * row] = H[3 * row] / units[0];
-        columns[3 * row + 1] = H[3 * row + 1] / units[0];
-        columns[3 * row + 2] = H[3 * row + 2] - (H[3 * row] * units[1] + H[3 * row + 1] * units[2]) / units[0];
-    }
-    for (int column = 0; column < 3; column++) {
-        G[column] = units[3] * columns[column] + units[4] * columns[6 + column];
-        G[3 + column] = units[3] * columns[3 + column] + units[5] * columns[6 + column];
-        G[6 + column] = columns[6 + column];
-    }
-}
-
-/* Projections by G: rows [9,count] and squared [count] as `Linearized` has them, 0 and `far` beyond the horizon. */
-INLINE void linearize(const Problem *problem, const double *G, const Settings *use, double *rows, double *squared)
-{
-    const int64_t count = problem->count;
-    for (int64_t k = 0; k < count; k++) {
-        const double a = problem->points0[k], b = problem->points0[count + k];
-        const double depth = G[6] * a + G[7] * b + G[8], ahead = depth > use->horizon ? 1 : 0;
-        const double per = ahead / (ahead ? depth : 1), r0 = a * per, r1 = b * per, r2 = per;
-        const double x = G[0] * r0 + G[1] * r1 + G[2] * r2, y = G[3] * r0 + G[4] * r1 + G[5] * r2;
-        const double dx = ahead * problem->points1[k] - x, dy = ahead * problem->points1[count + k] - y;
-        rows[k] = r0;
-        rows[count + k] = r1;
-        rows[2 * count + k] = r2;
-        rows[3 * count + k] = -x * r0;
-        rows[4 * count + k] = -x * r1;
-        rows[5 * count + k] = dx;
-        rows[6 * count + k] = -y * r0;
-        rows[7 * count + k] = -y * r1;
-        rows[8 * count + k] = dy;
-        squared[k] = ahead ? dx * dx + dy * dy : use->far;
-    }
-}
-
-/* standard [count]: lengths of the whitened residuals. weights [count] of a t distribution, beside those of the noise; 0
- * out of reach. space is for count numbers. Returns the noise, from the median of the points that agree, or -1 if too
- * few do. */
-INLINE double weigh(const Problem *problem, const Settings *use, const double *rows, const double *squared,
-                    double *standard, double *weights, double *space)
-{
-    const int64_t count = problem->count;
-    const double *to_x = problem->whitening, *across = to_x + count, *to_y = across + count;
-    const double threshold = problem->threshold;
-    int64_t within = 0;
-    for (int64_t k = 0; k < count; k++) {
-        const double dx = rows[5 * count + k], dy = rows[8 * count + k];
-        const double first = to_x[k] * dx, second = across[k] * dx + to_y[k] * dy;
-        standard[k] = first * first + second * second;
-        if (squared[k] < threshold * threshold)
-            space[within++] = standard[k];
-    }
-    if (within < use->fewest)
-        return -1;
-    const double noise = fmax(selected(space, within, within / 2) / use->unit_median, 1e-18 * threshold * threshold);
-    for (int64_t k = 0; k < count; k++) {
-        const double weight = (use->freedom + 2) / (use->freedom + standard[k] / noise);
-        weights[k] = squared[k] < use->reach * use->reach * threshold * threshold ? weight : 0;
-    }
-    return noise;
-}
-
-/* Which points a sum is over, and as what. */
-enum { WEIGHTED, NEAR, INLIERS };
-
-/* J^T W J with J^T W r as its last column, sums [9,9]: whitened and by weights, or by 1 where these are not 0, or plain
- * for the points that agree. A point's whitened Jacobian is (a ray, 0, a x) and (b ray, c ray, b x + c y). */
-INLINE void normal_equations(const Problem *problem, const double *rows, const double *squared, const double *weights,
-                             int kind, double *sums)
-{
-    const int64_t count = problem->count;
-    const double *to_x = problem->whitening, *across = to_x + count, *to_y = across + count;
-    double upper[ROWS][ROWS][LANES] = {{{0}}};
-    for (int64_t start = 0; start < count; start += LANES) {
-        double first[ROWS][LANES] = {{0}}, second[ROWS][LANES] = {{0}}, weight[LANES] = {0};
-        const int64_t width = start + LANES < count ? LANES : count - start;
-        for (int64_t q = 0; q < width; q++) {
-            const int64_t k = start + q;
-            const int plain = kind == INLIERS;
-            const double a = plain ? 1 : to_x[k], b = plain ? 0 : across[k], c = plain ? 1 : to_y[k];
-            for (int p = 0; p < 3; p++) {
-                const double ray = rows[p * count + k], x = rows[(3 + p) * count + k], y = rows[(6 + p) * count + k];
-                first[p][q] = a * ray;
-                first[6 + p][q] = a * x;
-                second[p][q] = b * ray;
-                second[3 + p][q] = c * ray;
-                second[6 + p][q] = b * x + c * y;
-            }
-            weight[q] = kind == WEIGHTED ? weights[k]
-                        : kind == NEAR   ? weights[k] > 0
-                                         : squared[k] < problem->threshold * problem->threshold;
-        }
-        for (int i = 0; i < ROWS; i++)
-            for (int j = i; j < ROWS; j++)
-                for (int q = 0; q < LANES; q++)
-                    upper[i][j][q] += weight[q] * (first[i][q] * first[j][q] + second[i][q] * second[j][q]);
-    }
-    for (int i = 0; i < ROWS; i++)
-        for (int j = i; j < ROWS; j++) {
-            double sum = 0;
-            for (int q = 0; q < LANES; q++)
-                sum += upper[i][j][q];
-            sums[i * ROWS + j] = sums[j * ROWS + i] = sum;
-        }
-}
-
-/* step [8] of the equations [8,9], whose last column is the right side, by elimination; these are lost. Returns 0 if
- * they are singular. */
-INLINE int solve(double *equations, double *step)
-{
-    for (int i = 0; i < UNKNOWNS; i++) {
-        int pivot = i;
-        for (int row = i + 1; row < UNKNOWNS; row++)
-            if (fabs(equations[row * ROWS + i]) > fabs(equations[pivot * ROWS + i]))
-                pivot = row;
-        if (equations[pivot * ROWS + i] == 0)
+    memset(slopes, 0, UNKNOWNS * UNKNOWNS * sizeof(double));
+    for (int corner = 0; corner < UNKNOWNS / 2; corner++) {
+        const double a = problem->units[0] * corners[2 * corner] + problem->units[1];
+        const double b = problem->units[0] * corners[2 * corner + 1] + problem->units[2];
+        const double depth = G[6] * a + G[7] * b + G[8];
+        if (!(depth > use->horizon))
             return 0;
-        for (int column = i; column < ROWS && pivot != i; column++) {
-            const double value = equations[i * ROWS + column];
-            equations[i * ROWS + column] = equations[pivot * ROWS + column];
-            equations[pivot * ROWS + column] = value;
+        const double ray[3] = {a / depth, b / depth, 1 / depth};
+        for (int axis = 0; axis < 2; axis++) {
+            double *row = slopes + (2 * corner + axis) * UNKNOWNS;
+            const double place = G[3 * axis] * ray[0] + G[3 * axis + 1] * ray[1] + G[3 * axis + 2] * ray[2];
+            for (int i = 0; i < 3; i++)
+                row[3 * axis + i] = ray[i];
+            row[6] = -place * ray[0];
+            row[7] = -place * ray[1];
         }
-        for (int row = i + 1; row < UNKNOWNS; row++) {
-            const double factor = equations[row * ROWS + i] / equations[i * ROWS + i];
-            for (int column = i; column < ROWS; column++)
-                equations[row * ROWS + column] -= factor * equations[i * ROWS + column];
-        }
-    }
-    for (int i = UNKNOWNS - 1; i >= 0; i--) {
-        step[i] = equations[i * ROWS + UNKNOWNS];
-        for (int column = i + 1; column < UNKNOWNS; column++)
-            step[i] -= equations[i * ROWS + column] * step[column];
-        step[i] /= equations[i * ROWS + i];
     }
     return 1;
 }
 
-/* From H between points [count,2] px, which has to put most of them before the horizon, to the estimate G [9] of
- * normalised coordinates, and what is known under it: units [2,3]; squared, standard, weights [count]; noise; the normal
- * equations of the inliers and of all near points [9,9] each. spreads [count] may be null. chosen is space for count
- * bytes, `space` for 22 count numbers. Returns 0 when hardly any points agree. */
-KERNEL int64_t em_polished(const double *points0, const double *points1, const double *H, int64_t count,
-                           const double *spreads0, const double *spreads1, const Settings *use, double *G, double *units,
-                           double *squared, double *standard, double *weights, double *noise, double *normal,
-                           double *curvature, uint8_t *chosen, double *space)
+/* covariance [8,8] px^2 of the projections of four corners, of an M-estimate; NaN where it cannot be told. */
+INLINE void covariance_at(const double *corners, const Problem *problem, const Settings *use, const Estimate *estimate,
+                          double *covariance)
 {
-    double *rows = space + 8 * count, *scratch = rows + ROWS * count, equations[ROWS * ROWS], step[UNKNOWNS];
-    Problem problem = {space, space + 3 * count, units, space + 5 * count, 0, count};
-    if (normalise(points0, points1, H, spreads0, spreads1, use, &problem, chosen, scratch) < use->fewest)
-        return 0;
-    between_units(H, units, G);
-    double largest = INFINITY;
-    for (int64_t round = 0; round < use->steps && !(largest < use->converged); round++) {
-        const double last = G[8];
-        if (!(fabs(last) > use->horizon))
-            return 0;
-        for (int i = 0; i < ROWS; i++)
-            G[i] /= last;
-        linearize(&problem, G, use, rows, squared);
-        if (weigh(&problem, use, rows, squared, standard, weights, scratch) < 0)
-            return 0;
-        normal_equations(&problem, rows, squared, weights, WEIGHTED, equations);
-        if (!solve(equations, step))
-            return 0;
-        largest = 0;
-        for (int i = 0; i < UNKNOWNS; i++) {
-            G[i] += step[i];
-            largest = fabs(step[i]) > largest || step[i] != step[i] ? fabs(step[i]) : largest;
+    double slopes[UNKNOWNS * UNKNOWNS], curvature[ROWS * ROWS], psi_squared = 0, total = 0;
+    int64_t near = 0;
+    for (int64_t k = 0; k < problem->count; k++) {
+        psi_squared += estimate->weights[k] * estimate->weights[k] * estimate->standard[k];
+        total += estimate->weights[k];
+        near += estimate->weights[k] > 0;
+    }
+    for (int i = 0; i < UNKNOWNS * UNKNOWNS; i++)
+        covariance[i] = NAN;
+    /* with as many unknowns as residuals nothing is left to see the noise by */
+    if (near <= use->fewest || !slopes_at(corners, problem, use, estimate->G, slopes))
+        return;
+    normal_equations(problem, estimate->rows, estimate->squared, estimate->weights, NEAR, curvature);
+    const double scale = problem->units[3], least = use->least_noise * scale;
+    const double slope = (total - psi_squared / estimate->noise / (use->freedom + 2)) / near;
+    const double variance = fmax(psi_squared / 2 / (slope * slope) / (near - use->fewest), least * least);
+    for (int i = 0; i < UNKNOWNS; i++) {
+        double equations[ROWS * ROWS], solution[UNKNOWNS];
+        memcpy(equations, curvature, sizeof equations);
+        for (int k = 0; k < UNKNOWNS; k++)
+            equations[k * ROWS + UNKNOWNS] = slopes[i * UNKNOWNS + k];
+        if (!solve(equations, solution))
+            return;
+        for (int j = 0; j < UNKNOWNS; j++) {
+            double sum = 0;
+            for (int k = 0; k < UNKNOWNS; k++)
+                sum += slopes[j * UNKNOWNS + k] * solution[k];
+            covariance[i * UNKNOWNS + j] = sum * variance / (scale * scale);
         }
     }
-    linearize(&problem, G, use, rows, squared);
-    *noise = weigh(&problem, use, rows, squared, standard, weights, scratch);
-    if (*noise < 0)
+}
+
+/* H [3,3]: G between pixels. */
+INLINE void between_pixels(const double *G, const double *units, double *H)
+{
+    double rows[9];
+    for (int column = 0; column < 3; column++) { /* of the inverse of the unit of image 1 times G */
+        rows[column] = (G[column] - units[4] * G[6 + column]) / units[3];
+        rows[3 + column] = (G[3 + column] - units[5] * G[6 + column]) / units[3];
+        rows[6 + column] = G[6 + column];
+    }
+    for (int row = 0; row < 3; row++) {
+        H[3 * row] = rows[3 * row] * units[0];
+        H[3 * row + 1] = rows[3 * row + 1] * units[0];
+        H[3 * row + 2] = rows[3 * row] * units[1] + rows[3 * row + 1] * units[2] + rows[3 * row + 2];
+    }
+}
+
+/* From a robust start between points [count,2] px, which has to put most of them before the horizon, to H [3,3] with
+ * H22 = 1, its errors [count] px, and the covariance [8,8] px^2 of where the corners [4,2] go. spreads [count] may be
+ * null. chosen is space for count bytes, `space` for 24 count numbers. Returns 0 where points do not determine one. */
+KERNEL int64_t em_homography(const double *points0, const double *points1, const double *start, int64_t count,
+                             const double *spreads0, const double *spreads1, const double *corners, const Settings *use,
+                             double *H, double *errors, double *covariance, uint8_t *chosen, double *space)
+{
+    double units[6] = {1, 0, 0, 1, 0, 0}, *rows = space + 8 * count, *scratch = rows + (ROWS + 3) * count;
+    Problem problem = {space, space + 3 * count, units, space + 5 * count, 0, count};
+    Estimate estimate = {{0}, rows, rows + ROWS * count, rows + (ROWS + 1) * count, rows + (ROWS + 2) * count, 0};
+    if (normalise(points0, points1, start, spreads0, spreads1, use, &problem, chosen, scratch) < use->fewest)
         return 0;
-    normal_equations(&problem, rows, squared, weights, INLIERS, normal);
-    normal_equations(&problem, rows, squared, weights, NEAR, curvature);
+    between_units(start, units, estimate.G);
+    if (!polish(&problem, use, &estimate, scratch) || !look(&problem, use, &estimate, scratch))
+        return 0;
+    between_pixels(estimate.G, units, H);
+    const double last = H[8];
+    if (!(last > use->horizon) || !determined(&problem, use, &estimate))
+        return 0;
+    for (int i = 0; i < ROWS; i++)
+        H[i] /= last;
+    for (int64_t k = 0; k < count; k++)
+        errors[k] = sqrt(estimate.squared[k]) / units[3];
+    covariance_at(corners, &problem, use, &estimate, covariance);
     return 1;
 }

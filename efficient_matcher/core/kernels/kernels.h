@@ -40,6 +40,14 @@ INLINE int any_set(const uint8_t *flags)
     return word != 0;
 }
 
+/* Scores, at least 0, order as their bits do: a key that ascends from the best, equal ones by their number. */
+INLINE int64_t key_of(float score, int64_t number)
+{
+    int32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return ~(int64_t)bits * ((int64_t)1 << 32) + number;
+}
+
 /* e^x to two units in the last place, in a form that compilers vectorise; 0 below the smallest normal number. Range
  * reduction to |r| <= ln 2 / 2 and the polynomial of Moshier's Cephes library. */
 INLINE float exponential(float x)

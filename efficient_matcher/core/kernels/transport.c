@@ -208,9 +208,9 @@ KERNEL int64_t em_entries(const float *values, int64_t stride, int64_t n, int64_
 }
 
 /* Of entries, given by row and column, the ones that are the largest of both and at least `threshold`, of equal ones
- * the first: which [..] of them, in their order. best is space for n + m numbers. Returns how many there are. */
+ * the first, as keys. best is space for n + m numbers. Returns how many there are. */
 KERNEL int64_t em_mutual(const int64_t *rows, const int64_t *columns, const float *scores, int64_t count, int64_t n,
-                         int64_t m, float threshold, int64_t *best, int64_t *which)
+                         int64_t m, float threshold, int64_t *best, int64_t *keys)
 {
     int64_t *of_row = best, *of_column = best + n, found = 0;
     for (int64_t i = 0; i < n + m; i++)
@@ -225,6 +225,6 @@ KERNEL int64_t em_mutual(const int64_t *rows, const int64_t *columns, const floa
     }
     for (int64_t k = 0; k < count; k++)
         if (of_row[rows[k]] == k && of_column[columns[k]] == k)
-            which[found++] = k;
+            keys[found++] = key_of(scores[k], k);
     return found;
 }
