@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.core import native
 from efficient_matcher.core.motion import zoom
 
 Floats = NDArray[np.float32]
@@ -59,14 +60,11 @@ class Alignment:
 class _Pattern:
     """Places of samples, [3,T] patch units and 1; the first S make the patch, the others are only their neighbours.
 
-    left, right, above, below [S]: which are the neighbours of each. weights [S]: sum to 1.
+    neighbours [4,S]: which are left, right, above and below of each. weights [S]: sum to 1.
     """
 
     places: Floats
-    left: NDArray[np.intp]
-    right: NDArray[np.intp]
-    above: NDArray[np.intp]
-    below: NDArray[np.intp]
+    neighbours: NDArray[np.int32]
     weights: Floats
 
 
@@ -81,7 +79,7 @@ class _Patches:
     @property
     def pattern(self) -> _Pattern:
         """What is sampled in each."""
-        return _pattern(RADIUS if self.points.shape[1] <= MANY else RADIUS_OF_MANY)
+        return _pattern(_radius(self.points.shape[1]))
 
     def places(self, moved: Floats | float, grid: Floats) -> tuple[Floats, Floats]:
         """x and y [S,K] px of the samples at grid [3,S], all moved by [2,K] px."""
@@ -149,6 +147,11 @@ def align(image0: NDArray[np.uint8], image1: NDArray[np.uint8], points0: Floats,
     image0, image1: from `blurred`. motions: image 0 px to image 1 px, invertible. prior_px: standard deviation of the
     given places, patch units.
     """
+    if native.available() and min(*image0.shape, *image1.shape) > 1:
+        pattern, constants = _pattern(_radius(len(points0))), native.Alignment(
+            SPACING, STEEPER, LEAST_SEEN, CORRELATED, LEAST_NOISE, LEAST_CONTRAST, LARGEST_STEP, prior_px, PASSES)
+        return Alignment(*native.align((image0, image1), points0, points1, motions, pattern.places, pattern.neighbours,
+                                       pattern.weights, constants))
     scale = np.maximum(1, 1 / zoom(motions))
     steps1 = np.ascontiguousarray(motions.transpose(1, 2, 0) * scale, np.float32)
     steps0 = (np.eye(2)[:, :, None] * scale).astype(np.float32)
@@ -167,10 +170,14 @@ def _pattern(radius: float) -> _Pattern:
     around = {(x + i, y + j) for x, y in patch for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))}
     order = patch + sorted(around - set(patch))
     index = {place: number for number, place in enumerate(order)}
-    sides = ([index[x + i, y + j] for x, y in patch] for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1)))
+    sides = [[index[x + i, y + j] for x, y in patch] for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]
     places = np.array([(x * SPACING, y * SPACING, 1) for x, y in order], np.float32).T
     weights = np.exp(-0.5 * (places[:2, :len(patch)] ** 2).sum(0) / WEIGHT_SIGMA**2)
-    return _Pattern(places, *(np.array(side) for side in sides), weights=weights / weights.sum())
+    return _Pattern(places, np.array(sides, np.int32), weights / weights.sum())
+
+
+def _radius(patches: int) -> float:
+    return RADIUS if patches <= MANY else RADIUS_OF_MANY
 
 
 def _weights(patches0: _Patches, patches1: _Patches) -> Floats:
@@ -189,12 +196,13 @@ def _weights(patches0: _Patches, patches1: _Patches) -> Floats:
 
 def _template(patches: _Patches, weights: Floats) -> _Template:
     pattern = patches.pattern
+    left, right, above, below = pattern.neighbours
     grey = patches.sampled(0, pattern.places).astype(np.float32)
     terms = np.empty((4, *weights.shape), np.float32)
     np.sqrt(weights, out=terms[0])
     np.multiply(grey[:len(weights)], terms[0], out=terms[1])
-    np.subtract(grey[pattern.right], grey[pattern.left], out=terms[2])
-    np.subtract(grey[pattern.below], grey[pattern.above], out=terms[3])
+    np.subtract(grey[right], grey[left], out=terms[2])
+    np.subtract(grey[below], grey[above], out=terms[3])
     terms[2:] *= terms[0] * np.float32(STEEPER / (2 * SPACING))
     squares, samples = np.einsum("sk,sk->k", weights, weights), np.float32(SPACING**2 / CORRELATED)
     return _of_terms(terms, np.where(squares > 0, samples / np.maximum(squares, np.float32(1e-6)), np.float32(0)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from efficient_matcher.core import native
+
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -65,6 +67,10 @@ def neighbour_motions(points0: Array, points1: Array, which: NDArray[np.intp]) -
     count = min(NEIGHBOURS + 1, len(points0))
     if count <= LEAST_SUPPORT:
         return np.tile(np.eye(2), (len(which), 1, 1)), np.zeros(len(which), bool)
+    if native.available():
+        affine, support = native.neighbour_motions(points0, points1, which, count, ROUNDS, NEAR_PX, NOISE_PX, SINGULAR)
+        motions = np.ascontiguousarray(affine[:, :, 1:])
+        return motions, _usable(motions) & (np.hypot(*affine[:, :, 0].T) < 2 * NOISE_PX) & (support > LEAST_SUPPORT)
     nearest = _nearest(points0, which, count)
     design, target = np.ones((3, *nearest.shape)), np.empty((2, *nearest.shape))
     for axis in range(2):

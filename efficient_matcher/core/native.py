@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -22,6 +23,8 @@ Indices = NDArray[np.int64]
 INTERFACE = 1  # of the C files in kernels/; a library of another one, left by an older installation, is not used
 SWITCH = "EFFICIENT_MATCHER_KERNELS"  # environment variable: "numpy" leaves the library alone
 LINE = 16  # floats of a cache line
+MOST_SAMPLES = 192  # of a patch and around it
+NEAREST = 16  # matches around one
 WORD = 8  # bytes of space beyond the flags of a row
 MOST_ENTRIES = 64  # of a row of an assignment at first: its sum is 1, and what is above 1/64 of it is asked for
 
@@ -29,7 +32,8 @@ _SIGNATURES = {  # p: array, i: int64, f: float, d: double
     "em_peaks": "piiifppp", "em_first_of_ties": "piiiipip", "em_centroids": "piipiifpp", "em_sample_floats": "piiipiffp",
     "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
     "em_reweighed": "pppippippifpppp",
-    "em_homography": "pppippppppppp", "em_interface": "",
+    "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp",
+    "em_neighbour_motions": "ppipiiidddpp", "em_interface": "",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
 
@@ -195,6 +199,45 @@ def homography(
                                    ctypes.addressof(constants), _at(H), _at(errors), _at(covariance),
                                    at_space + 24 * count * space.itemsize, at_space)
     return (H, errors, covariance) if found else None
+
+
+class Alignment(ctypes.Structure):
+    """The constants of `core.align` that its loops need, and the prior, in patch units."""
+
+    _fields_ = [*[(name, ctypes.c_float) for name in ("spacing", "steeper", "least_seen", "correlated", "least_noise",
+                                                      "least_contrast", "largest_step", "prior")],
+                ("passes", ctypes.c_int64)]
+
+
+def align(
+    images: Sequence[NDArray[np.uint8]], points0: Floats, points1: Floats, motions: Floats, places: Floats,
+    neighbours: NDArray[np.int32], weights: Floats, constants: Alignment,
+) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
+    """The fields of `core.align.Alignment`: of patches about points [K,2] px of two images of at least 2 x 2 pixels, under
+    motions [K,2,2]. places [3,T], of which the first S have neighbours [4,S] (left, right, above, below) and weights
+    [S]; T is at most MOST_SAMPLES."""
+    images = [np.ascontiguousarray(image) for image in images]
+    floats = [np.ascontiguousarray(array, np.float32) for array in (points0, points1, motions, places, weights)]
+    points0, points1, motions, places, weights = floats
+    neighbours, count = np.ascontiguousarray(neighbours, np.int32), len(points0)
+    moves, others, seen = np.empty((count, 2), np.float32), np.empty((3, count), np.float32), np.empty(count, bool)
+    of_images = [value for image in images for value in (_at(image), *image.shape)]
+    _library.em_align(*of_images, _at(points0), _at(points1), _at(motions), count, _at(places), places.shape[1],
+                      _at(neighbours), _at(weights), len(weights), ctypes.addressof(constants), _at(moves),
+                      *[_at(row) for row in others], _at(seen))
+    return moves, *others, seen
+
+
+def neighbour_motions(points0: Doubles, points1: Doubles, which: Indices, wanted: int, rounds: int, near_px: float,
+                      noise_px: float, singular: float) -> tuple[Doubles, Doubles]:
+    """Affine maps [R,2,3] around the matches `which` [R] of points [K,2], each by its `wanted` <= NEAREST nearest ones,
+    itself among them, and how many of these agree [R]."""
+    points0, points1 = (np.ascontiguousarray(points, np.float64) for points in (points0, points1))
+    which = np.ascontiguousarray(which, np.int64)
+    affine, support = np.empty((len(which), 2, 3)), np.empty(len(which))
+    _library.em_neighbour_motions(_at(points0), _at(points1), len(points0), _at(which), len(which), wanted, rounds, near_px,
+                                  noise_px, singular, _at(affine), _at(support))
+    return affine, support
 
 
 def _in_order(keys: Indices) -> Indices:

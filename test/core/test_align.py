@@ -11,6 +11,8 @@ import pytest
 from efficient_matcher.core import align as module
 from efficient_matcher.core.align import Alignment, blurred
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 POINTS = np.stack(np.meshgrid(np.arange(40, 280, 40), np.arange(40, 200, 40)), -1).reshape(-1, 2).astype(np.float32)
 STILL = np.tile(np.eye(2, dtype=np.float32), (len(POINTS), 1, 1))
 

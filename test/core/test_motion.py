@@ -7,6 +7,8 @@ import pytest
 
 from efficient_matcher.core.motion import local_motions, neighbour_motions, project, zoom
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 H = np.array([[1.1, 0.1, 5.0], [-0.2, 0.9, 3.0], [2e-4, -1e-4, 1.0]])
 AFFINE = np.array([[1.2, -0.3], [0.25, 0.8]])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from efficient_matcher.config import ExtractConfig, GeometryConfig
 from efficient_matcher.core import geometry, native
+from efficient_matcher.core.align import RADIUS, RADIUS_OF_MANY, _pattern, align
 from efficient_matcher.core.features import detect, sample_descriptors
 from efficient_matcher.core.geometry import fit_homography
+from efficient_matcher.core.motion import NEIGHBOURS, neighbour_motions
 from efficient_matcher.core.motion_prior import Side, consistent_matches
 from efficient_matcher.core.transport import optimal_transport
 
@@ -157,6 +161,46 @@ def test_homographies(both: Callable, count: int, wrong: float, told: str) -> No
     np.testing.assert_array_equal(compiled.inliers, expected.inliers)
     np.testing.assert_allclose(compiled.corner_covariance, expected.corner_covariance, rtol=1e-4, atol=1e-9)
     assert compiled.rmse == pytest.approx(expected.rmse, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 5, 200, 400])  # with many, patches are smaller
+def test_alignment(both: Callable, make_pair: Callable, count: int) -> None:
+    rng = np.random.default_rng(count)
+    pair = make_pair(1)
+    points0 = rng.uniform(-2, (321, 241), (count, 2)).astype(np.float32)  # some are outside, many cut
+    mapped = np.column_stack([points0, np.ones(count)]) @ pair.matrix.T
+    points1 = (mapped[:, :2] / mapped[:, 2:] + rng.normal(0, 0.5, (count, 2))).astype(np.float32)
+    motions = np.repeat(pair.matrix[None, :2, :2], count, axis=0).astype(np.float32)
+    if count:
+        motions[0] *= 0.4
+    images = cv2.blur(pair.image0, (3, 3)), cv2.blur(pair.image1, (3, 3))
+    expected, compiled = both(lambda: align(*images, points0, points1, motions, 0.7))
+    np.testing.assert_array_equal(compiled.seen, expected.seen)
+    seen = expected.seen & (expected.correlation > 0.8)
+    assert not count or np.count_nonzero(seen) > count / 2
+    # numpy's patches are whole grey levels, of places to a 32nd of a pixel
+    np.testing.assert_allclose(compiled.move[seen], expected.move[seen], atol=0.05)
+    np.testing.assert_allclose(compiled.length[seen], expected.length[seen], atol=0.05)
+    np.testing.assert_allclose(compiled.correlation[seen], expected.correlation[seen], atol=0.01)
+    # so is the noise of those that agree best
+    np.testing.assert_allclose(np.log(compiled.sharpness[seen]), np.log(expected.sharpness[seen]), atol=0.7)
+
+
+@pytest.mark.parametrize("count", [6, 11, 300])
+def test_motions_of_neighbours(both: Callable, count: int) -> None:
+    points0, points1 = matched_points(12, count, 0.2)
+    which = np.arange(0, count, 2)
+    (motions, known), compiled = both(lambda: neighbour_motions(points0, points1, which))
+    np.testing.assert_array_equal(compiled[1], known)
+    np.testing.assert_allclose(compiled[0], motions, rtol=1e-4, atol=1e-6)
+
+
+def test_patches_and_neighbours_fit_into_the_space_there_is_for_them() -> None:
+    assert max(_pattern(radius).places.shape[1] for radius in (RADIUS, RADIUS_OF_MANY)) <= native.MOST_SAMPLES
+    assert NEIGHBOURS + 1 <= native.NEAREST
+    sources = "".join(path.read_text() for path in (Path(native.__file__).parent / "kernels").glob("*.[ch]"))
+    for name in ("MOST_SAMPLES", "NEAREST", "INTERFACE", "WORD"):
+        assert re.search(rf"#define {name} {getattr(native, name)}\b", sources), name
 
 
 def test_nothing_is_polished_where_nothing_agrees(both: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from efficient_matcher.core.geometry import warp_points
 from efficient_matcher.core.refine import Refiner, View
 from efficient_matcher.records import Features, Frame, Matches
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 CONFIG = RefineConfig()
 SIZE = (320, 240)
 ABOUT = np.array([[1, 0, 160], [0, 1, 120], [0, 0, 1.0]])
