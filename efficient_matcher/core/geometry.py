@@ -47,8 +47,8 @@ def fit_homography(points0: NDArray[np.floating], points1: NDArray[np.floating],
         return Homography(None, inliers, np.full((8, 8), np.nan), float("nan"))
     H, errors, covariance = fitted
     agreeing = errors < config.threshold_px
-    inliers[usable] = agreeing
-    return Homography(H, inliers, covariance, float(np.sqrt(np.mean(errors[agreeing] ** 2))))
+    inliers[usable], close = agreeing, errors[agreeing]
+    return Homography(H, inliers, covariance, float(np.sqrt(close @ close / len(close))))
 
 
 def fit_matches(features0: Features, features1: Features, matches: Matches, config: GeometryConfig) -> Homography:
@@ -117,7 +117,7 @@ def _fit(points0: Array, points1: Array, image_size0: tuple[int, int], config: G
     if start is None:
         return None
     if native.available():
-        return native.homography(points0, points1, with_points_ahead(start, points0), spreads, image_corners(image_size0),
+        return native.homography(points0, points1, start, spreads, image_corners(image_size0),
                                  constants(config.threshold_px, config.min_inliers))
     problem = normalised(points0, points1, start, config.threshold_px, spreads)
     if problem is None:

@@ -228,5 +228,6 @@ def _comes_first(values: Indices) -> NDArray[np.bool_]:
 
 
 def _matches(rows: Indices, columns: Indices, scores: Floats, which: Indices) -> Matches:
-    indices = np.stack([rows[which], columns[which]], axis=1).astype(np.int32)
-    return Matches(indices, np.minimum(scores[which], 1).astype(np.float32))
+    indices = np.empty((len(which), 2), np.int32)
+    indices[:, 0], indices[:, 1] = rows[which], columns[which]
+    return Matches(indices, np.minimum(scores[which], np.float32(1)))

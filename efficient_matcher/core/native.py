@@ -187,9 +187,9 @@ def homography(
     points0: Doubles, points1: Doubles, start: Doubles, spreads: tuple[Doubles, Doubles] | None, corners: Doubles,
     constants: LeastSquares,
 ) -> tuple[Doubles, Doubles, Doubles] | None:
-    """H [3,3] of points [K,2] px from a robust start that puts most of them before the horizon, its errors [K] px, and the
+    """H [3,3] of points [K,2] px from a robust start, its errors [K] px, and the
     covariance [8,8] of corners [4,2]; None where the points do not determine one. spreads: [K] each."""
-    given = [np.ascontiguousarray(array, np.float64) for array in (points0, points1, start, corners, *(spreads or ()))]
+    given = [np.ascontiguousarray(array, np.float64) for array in (points0, points1, start.copy(), corners, *(spreads or ()))]
     at_points0, at_points1, at_start, at_corners, *at_spreads = map(_at, given)
     count = len(points0)
     H, errors, covariance = np.empty((3, 3)), np.empty(count), np.empty((8, 8))

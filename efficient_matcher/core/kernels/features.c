@@ -154,12 +154,26 @@ INLINE Corners corners_of(const float *point, int64_t rows, int64_t columns, int
     return corners;
 }
 
+#define AHEAD 4
+#define LINE 64
+
+/* Have the descriptors of two neighbouring cells, in both rows, come into the cache. */
+INLINE void fetch(const void *coarse, size_t size, int64_t width, Corners at)
+{
+    for (int64_t byte = 0; byte < 2 * width * (int64_t)size; byte += LINE) {
+        PREFETCH((const char *)coarse + at.first * size + byte);
+        PREFETCH((const char *)coarse + at.below * size + byte);
+    }
+}
+
 #define SAMPLE(NAME, TYPE)                                                                                             \
     KERNEL void NAME(const TYPE *coarse, int64_t rows, int64_t columns, int64_t width, const float *points,            \
                      int64_t count, float cell, float zero, float *sampled)                                            \
     {                                                                                                                  \
         for (int64_t i = 0; i < count; i++) {                                                                          \
             const Corners at = corners_of(points + 2 * i, rows, columns, width, cell);                                 \
+            if (i + AHEAD < count)                                                                                     \
+                fetch(coarse, sizeof(TYPE), width, corners_of(points + 2 * (i + AHEAD), rows, columns, width, cell));  \
             const TYPE *a = coarse + at.first, *b = coarse + at.right, *c = coarse + at.below, *d = coarse + at.both;  \
             float *own = sampled + i * width, length = 0;                                                              \
             _Pragma("omp simd reduction(+ : length)") for (int64_t k = 0; k < width; k++)                              \

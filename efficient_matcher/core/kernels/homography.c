@@ -116,16 +116,16 @@ INLINE void between_pixels(const double *G, const double *units, double *H)
     }
 }
 
-/* From a robust start between points [count,2] px, which has to put most of them before the horizon, to H [3,3] with
- * H22 = 1, its errors [count] px, and the covariance [8,8] px^2 of where the corners [4,2] go. spreads [count] may be
+/* From a robust start between points [count,2] px, which is lost, to H [3,3] with H22 = 1, its errors [count] px, and the covariance [8,8] px^2 of where the corners [4,2] go. spreads [count] may be
  * null. chosen is space for count bytes, `space` for 24 count numbers. Returns 0 where points do not determine one. */
-KERNEL int64_t em_homography(const double *points0, const double *points1, const double *start, int64_t count,
+KERNEL int64_t em_homography(const double *points0, const double *points1, double *start, int64_t count,
                              const double *spreads0, const double *spreads1, const double *corners, const Settings *use,
                              double *H, double *errors, double *covariance, uint8_t *chosen, double *space)
 {
     double units[6] = {1, 0, 0, 1, 0, 0}, *rows = space + 8 * count, *scratch = rows + (ROWS + 3) * count;
     Problem problem = {space, space + 3 * count, units, space + 5 * count, 0, count};
     Estimate estimate = {{0}, rows, rows + ROWS * count, rows + (ROWS + 1) * count, rows + (ROWS + 2) * count, 0};
+    put_ahead(points0, count, start);
     if (normalise(points0, points1, start, spreads0, spreads1, use, &problem, chosen, scratch) < use->fewest)
         return 0;
     between_units(start, units, estimate.G);

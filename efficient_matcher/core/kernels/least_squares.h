@@ -116,6 +116,16 @@ INLINE void whiten(const double *points0, const double *H, const uint8_t *chosen
     }
 }
 
+/* H [3,3] with the sign that puts most of the points [count,2] before the horizon. */
+INLINE void put_ahead(const double *points, int64_t count, double *H)
+{
+    int64_t ahead = 0;
+    for (int64_t k = 0; k < count; k++)
+        ahead += H[6] * points[2 * k] + H[7] * points[2 * k + 1] + H[8] > 0;
+    for (int i = 0; i < ROWS && 2 * ahead <= count; i++)
+        H[i] = -H[i];
+}
+
 /* The problem of points [count,2] px: those that agree with H give the units. spreads [count] may be null; chosen is space
  * for count bytes, `space` for 4 count numbers. Returns how many agree. */
 INLINE int64_t normalise(const double *points0, const double *points1, const double *H, const double *spreads0,

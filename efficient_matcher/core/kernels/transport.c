@@ -69,19 +69,26 @@ INLINE float stepped(float balanced, float excess, float ahead)
     return balanced * smaller(larger(further, 0.5f), 2.0f);
 }
 
-/* exp of the similarity with dustbins, of which log_u is added to the rows and log_v to the columns. */
-INLINE void fill(float *kernel, int64_t stride, const float *similarity, int64_t n, int64_t m, float dustbin, const float *log_u,
-                 const float *log_v)
+/* exp of the similarity with dustbins, of which log_u is added to the rows and log_v to the columns. log_u begins as
+ * what makes the largest of each row 1. */
+INLINE void fill(float *kernel, int64_t stride, const float *similarity, int64_t n, int64_t m, float dustbin,
+                 float *log_u, const float *log_v, int begins)
 {
     for (int64_t i = 0; i <= n; i++) {
         float *row = kernel + i * stride;
+        if (begins)
+            log_u[i] = -(i < n ? larger(dustbin, largest_of(similarity + i * m, m)) : dustbin);
+        const float lift = log_u[i];
+        const float *own = similarity + i * m;
         if (i < n)
+#pragma omp simd
             for (int64_t j = 0; j < m; j++)
-                row[j] = exponential(similarity[i * m + j] + log_u[i] + log_v[j]);
+                row[j] = exponential(own[j] + lift + log_v[j]);
         else
+#pragma omp simd
             for (int64_t j = 0; j < m; j++)
-                row[j] = exponential(dustbin + log_u[i] + log_v[j]);
-        row[m] = exponential(dustbin + log_u[i] + log_v[m]);
+                row[j] = exponential(dustbin + lift + log_v[j]);
+        row[m] = exponential(dustbin + lift + log_v[m]);
     }
 }
 
@@ -118,14 +125,13 @@ KERNEL int64_t em_transport(const float *similarity, int64_t n, int64_t m, float
     const int64_t columns = m + 1;
     const float least = tolerance * (n + m);
     for (int64_t i = 0; i <= n; i++) {
-        log_u[i] = -(i < n ? larger(dustbin, largest_of(similarity + i * m, m)) : dustbin);
         u[i] = 1;
     }
     for (int64_t j = 0; j < columns; j++) {
         log_v[j] = 0;
         v[j] = 1;
     }
-    fill(values, stride, similarity, n, m, dustbin, log_u, log_v);
+    fill(values, stride, similarity, n, m, dustbin, log_u, log_v, 1);
     int64_t done = 0;
     while (done < iterations) {
         const float ahead = done ? relaxation - 1 : 0; /* the first step is long enough */
@@ -155,7 +161,7 @@ KERNEL int64_t em_transport(const float *similarity, int64_t n, int64_t m, float
         if (outgrown(u, n + 1, absorb_above) || outgrown(v, columns, absorb_above)) {
             absorb(log_u, u, n + 1);
             absorb(log_v, v, columns);
-            fill(values, stride, similarity, n, m, dustbin, log_u, log_v);
+            fill(values, stride, similarity, n, m, dustbin, log_u, log_v, 0);
         }
     }
     if (relaxation != 1) {
