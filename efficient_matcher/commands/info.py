@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
+from efficient_matcher.core import native
 from efficient_matcher.core.bundle import VARIANT_NAMES, load_bundle
 from efficient_matcher.files import write_json
 from efficient_matcher.records import ModelCard
@@ -23,10 +24,11 @@ def run(bundle: str, json: Path | None = None) -> dict[str, Any]:
     sizes = _sizes(loaded.card, loaded.path)
     report = {"bundle": str(loaded.path), "card": asdict(loaded.card), "bytes": sizes,
               "total_bytes": sum(sizes.values()),
-              "variants": {kind: path.name for kind, path in loaded.variants.items()}}
+              "inner_loops": native.kind(), "variants": {kind: path.name for kind, path in loaded.variants.items()}}
     if json is not None:
         write_json(json, report)
-    print_table("bundle, its files as the card says", card_rows(loaded.card, loaded.path))
+    print_table("bundle, its files as the card says",
+                [*card_rows(loaded.card, loaded.path), ("inner loops here", native.kind())])
     return report
 
 

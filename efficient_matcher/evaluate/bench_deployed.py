@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import Config
-from efficient_matcher.core import runtimes
+from efficient_matcher.core import native, runtimes
 from efficient_matcher.core.pipeline import Matcher, Tracker
 from efficient_matcher.records import Features, Frame, PairResult
 
@@ -97,7 +97,7 @@ class Deployed:
 
     def facts(self) -> dict[str, Any]:
         """Of the last result, of the garbage collector, and which runtimes are in use."""
-        return {**self._last, "gc": self._collections.facts(), "runtimes": self.matcher.runtimes,
+        return {**self._last, "gc": self._collections.facts(), "runtimes": self.matcher.runtimes, "loops": native.kind(),
                 "threads_per_network": self.matcher.config.model.threads}
 
     def _one(self, image: Image) -> Timings | None:
