@@ -31,8 +31,7 @@ MOST_ENTRIES = 64  # of a row of an assignment at first: its sum is 1, and what 
 _SIGNATURES = {  # p: array, i: int64, f: float, d: double
     "em_peaks": "piiifppp", "em_first_of_ties": "piiiipip", "em_centroids": "piipiifpp", "em_sample_floats": "piiipiffp",
     "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
-    "em_reweighed": "pppippippifpppp",
-    "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp",
+    "em_reweighed": "pppippippifpppp", "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp",
     "em_neighbour_motions": "ppipiiidddpp", "em_interface": "",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
@@ -187,9 +186,10 @@ def homography(
     points0: Doubles, points1: Doubles, start: Doubles, spreads: tuple[Doubles, Doubles] | None, corners: Doubles,
     constants: LeastSquares,
 ) -> tuple[Doubles, Doubles, Doubles] | None:
-    """H [3,3] of points [K,2] px from a robust start, its errors [K] px, and the
-    covariance [8,8] of corners [4,2]; None where the points do not determine one. spreads: [K] each."""
-    given = [np.ascontiguousarray(array, np.float64) for array in (points0, points1, start.copy(), corners, *(spreads or ()))]
+    """H [3,3] of points [K,2] px from a robust start, its errors [K] px, and the covariance [8,8] of corners [4,2]; None
+    where the points do not determine one. spreads: [K] each."""
+    arrays = points0, points1, start.copy(), corners, *(spreads or ())
+    given = [np.ascontiguousarray(array, np.float64) for array in arrays]
     at_points0, at_points1, at_start, at_corners, *at_spreads = map(_at, given)
     count = len(points0)
     H, errors, covariance = np.empty((3, 3)), np.empty(count), np.empty((8, 8))

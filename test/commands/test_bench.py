@@ -12,6 +12,7 @@ import pytest
 
 from efficient_matcher.commands.bench import _read, _runtimes, run
 from efficient_matcher.config import Config
+from efficient_matcher.core import native
 from efficient_matcher.errors import BundleError, ConfigError, SourceError
 from efficient_matcher.evaluate.motion import moving_view
 
@@ -35,6 +36,7 @@ def test_report_holds_every_figure(config: Config, tmp_path: Path, capsys: pytes
     assert {"refine"} == set(report["refined"]["stages_ms"]) - set(report["stages_ms"])
     assert set(report["counted"]) == {"networks", "outside"}
     assert set(report["runtimes"]) == set(report["refined"]["runtimes"]) == {"onnxruntime"}
+    assert report["loops"] == native.kind()
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{report['bundle']['hash'][:12]} on onnxruntime" in printed
     assert "tracked frame ms" in printed and "nobody else had a core" in printed and "with refinement ms" in printed and "inside the runtime" in printed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from efficient_matcher.commands import info
+from efficient_matcher.core import native
 from efficient_matcher.errors import BundleError
 
 
@@ -23,6 +24,7 @@ def test_card_is_printed_and_written(tiny_bundle: Path, tmp_path: Path, capsys: 
 def test_a_variant_and_all_bytes_are_shown(variant_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = info.run(str(variant_bundle))
     assert report["variants"] == {"openvino": "extractor_openvino.onnx"}
+    assert report["inner_loops"] == native.kind()
     assert report["total_bytes"] == sum(path.stat().st_size for path in variant_bundle.glob("*.onnx"))
     printed = capsys.readouterr().out
     assert "extractor on openvino" in printed and "all files" in printed
