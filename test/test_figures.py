@@ -118,7 +118,8 @@ def test_mirrored(method: str) -> None:
     assert f"| the same, robust fit | {cells[1]} |" in DOCS["evaluation"]
 
 
-@pytest.mark.parametrize("row", figures("compression")["rows"] + figures("compression-both")["rows"], ids=lambda row: row["title"])
+@pytest.mark.parametrize("row", [row for name in ("compression", "compression-both", "compression-half")
+                                 for row in figures(name)["rows"]], ids=lambda row: row["title"])
 def test_compression(row: dict) -> None:
     cells = [f"{row['bytes'] / 1024:,.0f} ({100 * row['size_share']:.1f} %)", f"{row['nonzero'] / 1e6:.2f} M",
              f"{row['tracked_frame_ms']['median']:.0f} ({row['times_faster']:.2f})"]
