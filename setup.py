@@ -36,8 +36,8 @@ KERNELS = Extension(
     f"{PACKAGE}.core._kernels",
     sources=sorted(glob(f"{PACKAGE}/core/kernels/*.c")),
     depends=sorted(glob(f"{PACKAGE}/core/kernels/*.h")),
-    extra_compile_args=["-O3", "-g0", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd",
-                        *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else [])],
+    extra_compile_args=["-O3", "-g0", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+                        "-fopenmp-simd", *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else [])],
     libraries=["m"],
     optional=True,
 )

@@ -109,7 +109,8 @@ def test_descriptors(both: Callable, dtype: type, width: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 4), (63, 65), (200, 7)])
-@pytest.mark.parametrize("spread, tolerance, relaxation", [(3.0, 0.02, 1.5), (3.0, 0.0, 1.0), (300.0, 0.02, 1.5), (8.0, 0.0, 1.3)])
+@pytest.mark.parametrize("spread, tolerance, relaxation", [(3.0, 0.02, 1.5), (3.0, 0.0, 1.0), (300.0, 0.02, 1.5),
+                                                           (8.0, 0.0, 1.3)])
 def test_transport(both: Callable, shape: tuple[int, int], spread: float, tolerance: float, relaxation: float) -> None:
     similarity = np.random.default_rng(4).normal(0, spread, shape).astype(np.float32)
     expected, compiled = both(lambda: optimal_transport(similarity, 1.0, 30, tolerance, relaxation))

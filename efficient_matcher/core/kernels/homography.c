@@ -116,8 +116,9 @@ INLINE void between_pixels(const double *G, const double *units, double *H)
     }
 }
 
-/* From a robust start between points [count,2] px, which is lost, to H [3,3] with H22 = 1, its errors [count] px, and the covariance [8,8] px^2 of where the corners [4,2] go. spreads [count] may be
- * null. chosen is space for count bytes, `space` for 24 count numbers. Returns 0 where points do not determine one. */
+/* From a robust start between points [count,2] px, which is lost, to H [3,3] with H22 = 1, its errors [count] px,
+ * and the covariance [8,8] px^2 of where the corners [4,2] go. spreads [count] may be null. chosen is space for
+ * count bytes, `space` for 24 count numbers. Returns 0 where points do not determine one. */
 KERNEL int64_t em_homography(const double *points0, const double *points1, double *start, int64_t count,
                              const double *spreads0, const double *spreads1, const double *corners, const Settings *use,
                              double *H, double *errors, double *covariance, uint8_t *chosen, double *space)

@@ -112,10 +112,10 @@ INLINE void absorb(float *logarithms, float *scaling, int64_t count)
     }
 }
 
-/* similarity [n,m] -> values [n+1,m+1], rows of which lie `stride` apart, by at most `iterations` >= 1 steps, fewer once the share `tolerance` of all mass
- * is misplaced; space is for 3 (n + 1) + 3 (m + 1) floats. Both halves of a step go over the kernel once: a row's new
- * scaling is known as soon as the row has been read. pairs becomes the number of entries above 1/2, dustbins aside.
- * Returns how many steps were made. */
+/* similarity [n,m] -> values [n+1,m+1], rows of which lie `stride` apart, by at most `iterations` >= 1 steps, fewer
+ * once the share `tolerance` of all mass is misplaced; space is for 3 (n + 1) + 3 (m + 1) floats. Both halves of a
+ * step go over the kernel once: a row's new scaling is known as soon as the row has been read. pairs becomes the
+ * number of entries above 1/2, dustbins aside. Returns how many steps were made. */
 KERNEL int64_t em_transport(const float *similarity, int64_t n, int64_t m, float dustbin, int64_t iterations,
                             float tolerance, float relaxation, float absorb_above, float *values, int64_t stride,
                             int64_t *pairs, float *space)
