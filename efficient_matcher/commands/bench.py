@@ -115,7 +115,8 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     load = report["machine"]["load_average"]
     if load is not None and load > BUSY_SHARE * report["threads"]:
         yield "machine busy", f"load average was {load:.1f} before the start: times and ratios say little"
-    yield "bundle", f"{report['bundle']['name']} {report['bundle']['hash'][:12]} on {_runtimes(report)}, inner loops {report['loops']}"
+    yield "bundle", f"{report['bundle']['name']} {report['bundle']['hash'][:12]} on {_runtimes(report)}"
+    yield "inner loops", report["loops"]
 
 
 def _runtimes(report: dict[str, Any]) -> str:

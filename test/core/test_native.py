@@ -63,6 +63,16 @@ def test_the_library_is_built_where_there_is_a_compiler() -> None:
     assert native.kind() == ("numpy" if os.environ.get(native.SWITCH) == "numpy" else "compiled")
 
 
+def test_without_a_compiler_the_package_is_built_all_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(tmp_path / "lib"),
+                          "--build-temp", str(tmp_path / "temp")], cwd=root, text=True, capture_output=True, timeout=120,
+                         env={**os.environ, "CC": "/there/is/none", "PYTHONDONTWRITEBYTECODE": "1"})
+    assert run.returncode == 0, run.stderr
+    assert not list(tmp_path.rglob("_kernels*"))
+
+
 def test_the_switch_leaves_the_library_alone() -> None:
     run = subprocess.run([sys.executable, "-c", "from efficient_matcher.core import native; print(native.kind())"],
                          env={**os.environ, native.SWITCH: "numpy"}, text=True, capture_output=True, timeout=60)
