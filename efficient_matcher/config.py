@@ -126,6 +126,8 @@ class GeometryConfig:
     max_iterations: int = _setting(3000, "iterations of the robust fit at most", minimum=10, maximum=100000)
     confidence: float = _setting(0.999, "the robust fit stops when this sure", minimum=0.5, maximum=0.999999)
     min_inliers: int = _setting(12, "fewer inliers count as no homography", minimum=4, maximum=1000)
+    settle: bool = _setting(True, "place matched points where the matches around them agree too: smoother by far for what "
+                            "counts inliers, as RANSAC does; off where errors must be independent of each other")
     seed: int = _setting(0, "seed of the robust fit", minimum=0, maximum=2147483647)
 
 

@@ -60,18 +60,21 @@ class Matches:
 
     points0, points1: [K,2] float32 input-image px, where the matches are after refinement; None where the keypoints
     themselves are. One keypoint may lie elsewhere in each pair it is matched in, so this is no matter of Features.
+    settled1: [K,2] float32, points1 once the matches around each have a say too; None where they have none. Their errors
+    are no longer independent of each other.
     """
 
     indices: NDArray[np.int32]
     scores: NDArray[np.float32]
     points0: NDArray[np.float32] | None = None
     points1: NDArray[np.float32] | None = None
+    settled1: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def positions(self, features0: Features, features1: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Matched points in image 0 and image 1, [K,2] px each, refined where they were."""
+        """Matched points in image 0 and image 1, [K,2] px each, as they were measured: refined where they were, not settled."""
         points0 = features0.keypoints[self.indices[:, 0]] if self.points0 is None else self.points0
         points1 = features1.keypoints[self.indices[:, 1]] if self.points1 is None else self.points1
         return points0, points1
@@ -159,7 +162,13 @@ class PairResult:
 
     @property
     def points1(self) -> NDArray[np.float32]:
-        """Matched keypoints in image 1, [K,2] px, refined where they were."""
+        """Matched keypoints in image 1, [K,2] px, refined and settled where they were."""
+        settled = self.matches.settled1
+        return self.measured1 if settled is None else settled
+
+    @property
+    def measured1(self) -> NDArray[np.float32]:
+        """points1 [K,2] px before settling, for what weighs each match by its own error."""
         return self.matches.positions(self.features0, self.features1)[1]
 
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "efficient_matcher"
 
 CORE_ORDER = ["native", "compressed", "runtimes", "backend", "bundle", "image", "features", "transport", "remembered", "stages",
-              "least_squares", "geometry", "epipolar", "relative_pose", "motion_prior", "matches", "turning", "motion", "align", "refine",
-              "tracking", "pipeline", "memory", "live"]
+              "least_squares", "geometry", "epipolar", "relative_pose", "local_maps", "motion_prior", "matches", "turning", "motion",
+              "align", "refine", "settle", "tracking", "pipeline", "memory", "live"]
 CORE_THIRD_PARTY = {"numpy", "cv2", "onnxruntime", "openvino", "yaml"}
 GROUND = {"errors", "records", "config", "settings_file"}
 ROS = {"rclpy", "cv_bridge", "sensor_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "diagnostic_updater",

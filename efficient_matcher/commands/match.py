@@ -81,7 +81,7 @@ def _camera(options: MatchOptions) -> CameraModel | None:
 
 def _pose(options: MatchOptions, camera: CameraModel | None, matcher: Matcher, result: PairResult) -> RelativePose | None:
     """By the calibration or the focal length, whichever is given; None without."""
-    sides = (result.points0, result.features0), (result.points1, result.features1)
+    sides = (result.points0, result.features0), (result.measured1, result.features1)
     if camera is not None:
         undistort = options.config.node.undistort
         rays0, rays1 = (camera.rays(points, features.image_size, undistort) for points, features in sides)

@@ -198,7 +198,7 @@ class _Output:
         self._bag.write(MATCHES_TOPIC, item.time_ns, messages.matches_message(types, header, result, rays))
         self._bag.write(HOMOGRAPHY_TOPIC, item.time_ns, messages.homography_message(types, header, result))
         if self._poses:
-            pose = self._camera.pose(result, rays, self._matcher.config)
+            pose = self._camera.pose(result, self._matcher.config)
             self._bag.write(POSE_TOPIC, item.time_ns, pose_message(types, header, result, pose))
 
 
@@ -229,10 +229,11 @@ class _Camera:
             self.problem = str(error)
             return None
 
-    def pose(self, result: PairResult, rays1: NDArray[np.float32] | None, config: Config) -> RelativePose:
-        """Of the camera between both images; rays1: of the current one."""
+    def pose(self, result: PairResult, config: Config) -> RelativePose:
+        """Of the camera between both images."""
         focal = 1.0 if self._model is None else self._model.focal_px(self._undistort)
-        return pose_by_rays(result, self.rays(result.points0, result.features0), rays1, (focal, focal), config.geometry)
+        rays0, rays1 = self.rays(result.points0, result.features0), self.rays(result.measured1, result.features1)
+        return pose_by_rays(result, rays0, rays1, (focal, focal), config.geometry)
 
 
 @contextmanager

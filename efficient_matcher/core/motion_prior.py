@@ -13,22 +13,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core import native
 from efficient_matcher.core.geometry import rough_homography, warp_points
+from efficient_matcher.core.local_maps import DIAGONAL_PX, NOTHING, TINY, LocalMaps, constants, some_of
 from efficient_matcher.records import Matches
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
-DIAGONAL_PX = 800.0  # lengths below are of images this large, from corner to corner
 LEAST_LIKELY = 0.05  # mutual matches less probable say nothing of the motion
 LEAST_MATCHES = 8  # fewer say too little
-MOST_MATCHES = 120  # more say no more; of these every so many are asked
 NEIGHBOURS = 6  # the distance of this one is the reach of a match's neighbourhood
 SURE = 0.7  # mean probability of the likely matches above which their neighbours need no beginning
 BEGINNING = GeometryConfig(threshold_px=6.0, min_inliers=LEAST_MATCHES, max_iterations=1000)
@@ -40,11 +38,7 @@ SPREAD_PX = 20.0  # of matches about where their neighbours put them, while it i
 CLOSE_PX, FAR_PX = 5.0, 40.0
 LOOKALIKES = 40.0  # how much denser than evenly over the image a wrong partner's places are taken to be
 LEAST_ENTRY = 0.02  # of the assignment; what is smaller does not become a match
-TINY = np.float32(1e-6)
-NOTHING = np.float32(-30)  # as a logarithm; smaller numbers would be too small for a float's full digits, and slow
-UNIT_PX = 80.0  # of coordinates, so that their squares keep their digits
-STIFFNESS = 0.02, 0.3  # of the local maps towards the common one: as such, and for want of neighbours
-_CONSTANTS = native.Motion(UNIT_PX, *STIFFNESS, SPREAD_PX, LOOKALIKES, CLOSE_PX, FAR_PX, TINY, NOTHING, NEIGHBOURS)
+_CONSTANTS = native.Motion(constants(NEIGHBOURS), SPREAD_PX, LOOKALIKES, CLOSE_PX, FAR_PX)
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ def consistent_matches(values: Floats, side0: Side, side1: Side, threshold: floa
     likely = _mutual(rows, columns, chances, counts, LEAST_LIKELY)
     if len(likely) < LEAST_MATCHES:
         return _matches(rows, columns, chances, likely[chances[likely] >= threshold])
-    telling = likely[::-(-len(likely) // MOST_MATCHES)]
+    telling = some_of(likely)
     near = _reweighed(chances, row, telling, side0.places[asked], side1.places[columns], LOOKALIKES * values[asked, -1],
                       side1.area)
     return _matches(rows, columns, near, _mutual(rows, columns, near, counts, threshold))
@@ -90,7 +84,8 @@ def _reweighed(chances: Floats, row: Indices, telling: Indices, places0: Floats,
     begun = _begun(scores, places0[begins], ends)
     if native.available():
         return native.reweighed(chances, row, places1, places0, alone, telling, begun, area, _CONSTANTS)
-    expected, unsure = _MotionField(places0, begins, ends, scores, area).expected(begun)
+    maps = LocalMaps(places0, begins, ends, NEIGHBOURS)
+    expected, unsure = _expected(maps, scores, begun, ends, area)
     apart = places1 - expected[row]
     near = chances * 0.5 * sum(_density(apart, spread * spread * unsure[row], area) for spread in (CLOSE_PX, FAR_PX))
     return near / (np.bincount(row, near) + alone)[row]
@@ -112,83 +107,15 @@ def _begun(scores: Floats, points0: Floats, points1: Floats) -> Floats:
     return scores * np.where(near, np.float32(1), ELSEWHERE)
 
 
-class _MotionField:
-    """Where keypoints of image 0 go, by the likely matches among them."""
-
-    def __init__(self, places0: Floats, begins: Indices, places1: Floats, scores: Floats, area: float) -> None:
-        """places0: [Q,2], of keypoints 0. begins: [C], those of the likely matches; places1: [C,2], where these end;
-        scores: [C], how likely. area: of image 1."""
-        self._places0, self._begins, self._places1 = places0, begins, places1
-        self._scores, self._area = scores, area
-        self._centre1 = places1.mean(0)
-        self._xy = np.ascontiguousarray((places0 - places0[begins].mean(0)).T) / UNIT_PX
-        (x, y), (u, v) = self._xy[:, begins], (places1 - self._centre1).T
-        self._moments = np.stack([np.ones_like(x), x, y, u, v, x * x, x * y, y * y, u * x, v * x, u * y, v * y])
-        squared = self._distances()
-        reach = self._reach(squared)
-        squared *= -0.5 / reach
-        squared[np.arange(len(begins)), begins] = NOTHING  # no match has a say on itself
-        self._closeness = cv2.exp(np.maximum(squared, NOTHING, out=squared))  # what each match counts for each keypoint
-        self._own = self._closeness[:, begins]
-        self._slack = STIFFNESS[1] * reach
-
-    def _distances(self) -> Floats:
-        """Squared, from the matches to the keypoints, [C,Q] in squares of UNIT_PX."""
-        lengths = np.einsum("dq,dq->q", self._xy, self._xy)
-        squared = (np.float32(-2) * self._xy[:, self._begins]).T @ self._xy
-        squared += lengths
-        squared += lengths[self._begins, None]
-        return squared
-
-    def _reach(self, squared: Floats) -> Floats:
-        """Of each keypoint's neighbourhood, squared [Q]: that of the match next to it and the way there. Looking for
-        each keypoint's own neighbours takes longer and matches no better."""
-        last, nearest = min(NEIGHBOURS, len(squared) - 1), squared.argmin(0)
-        own = np.partition(squared[:, self._begins], last, axis=1)[:, last]
-        way = squared[nearest, np.arange(len(nearest))]
-        reach = np.sqrt(np.maximum(own, 0))[nearest] + np.sqrt(np.maximum(way, 0))
-        return np.maximum(reach * reach, np.float32(UNIT_PX**-2))
-
-    def expected(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Places [Q,2] in image 1 where the keypoints are expected, and by what factor [Q] the variance about these
-        is larger for want of neighbours. weights: of the matches [C], at first."""
-        common = _slopes(*_spreads(_means(self._moments @ weights[:, None])))
-        expected, unsure = self._expected(self._begins, self._own, weights, common)
-        agreeing = self._scores * _density(self._places1 - expected, SPREAD_PX**2 * unsure, self._area)
-        weights = agreeing / (agreeing + LOOKALIKES * (1 - self._scores) + TINY)
-        return self._expected(slice(None), self._closeness, weights, common)
-
-    def _expected(self, keypoints: Indices | slice, closeness: Floats, weights: Floats,
-                  common: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-        """Of each keypoint the affine map of its neighbourhood, by weighted least squares and drawn towards the slopes
-        all have in common; written out, as a call for each of so small systems costs more than solving it."""
-        sums = (weights * self._moments) @ closeness
-        mean, support = _means(sums), sums[0] + TINY
-        stiffness = STIFFNESS[0] + self._slack[keypoints] / support
-        along_x, along_y, xx, xy, yy = _spreads(mean)
-        by_x, by_y = _slopes(along_x + stiffness * common[0], along_y + stiffness * common[1],
-                             xx + stiffness, xy, yy + stiffness)
-        apart = self._xy[:, keypoints] - mean[1:3]
-        expected = mean[3:5] + by_x * apart[0] + by_y * apart[1]
-        return expected.T + self._centre1, 1 + 0.5 / support
-
-
-def _means(sums: Floats) -> Floats:
-    """Moments [12,Q] by weight."""
-    return sums / (sums[0] + TINY)
-
-
-def _spreads(mean: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """From mean moments [12,Q] how image 1 varies with x and with y [2,Q], and the variances and covariance [Q]."""
-    x, y, image = mean[1], mean[2], mean[3:5]
-    return (mean[8:10] - image * x, mean[10:12] - image * y,
-            mean[5] - x * x + TINY, mean[6] - x * y, mean[7] - y * y + TINY)
-
-
-def _slopes(along_x: Floats, along_y: Floats, xx: Floats, xy: Floats, yy: Floats) -> tuple[Floats, Floats]:
-    """Along x and along y [2,Q], of two quantities that vary with both by along_x, along_y [2,Q]."""
-    determinant = xx * yy - xy * xy
-    return (along_x * yy - along_y * xy) / determinant, (along_y * xx - along_x * xy) / determinant
+def _expected(maps: LocalMaps, scores: Floats, weights: Floats, ends: Floats, area: float) -> tuple[Floats, Floats]:
+    """Places [Q,2] in image 1 where the keypoints are expected, and by what factor [Q] the variance about these is
+    larger for want of neighbours. scores: how likely the matches [C] are, weights: what they count at first, ends:
+    [C,2], where they end."""
+    common = maps.common_slopes(weights)
+    expected, support = maps.expected_of_matches(weights, common)
+    agreeing = scores * _density(ends - expected, SPREAD_PX**2 * (1 + 0.5 / support), area)
+    expected, support = maps.expected(agreeing / (agreeing + LOOKALIKES * (1 - scores) + TINY), common)
+    return expected, 1 + 0.5 / support
 
 
 def _density(apart: Floats, variance: Floats, area: float) -> Floats:

@@ -20,11 +20,12 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-INTERFACE = 1  # of the C files in kernels/; a library of another one, left by an older installation, is not used
+INTERFACE = 2  # of the C files in kernels/; a library of another one, left by an older installation, is not used
 SWITCH = "EFFICIENT_MATCHER_KERNELS"  # environment variable: "numpy" leaves the library alone
 LINE = 16  # floats of a cache line
 MOST_SAMPLES = 192  # of a patch and around it
 NEAREST = 16  # matches around one
+MOMENTS = 12  # of a local map
 WORD = 8  # bytes of space beyond the flags of a row
 MOST_ENTRIES = 64  # of a row of an assignment at first: its sum is 1, and what is above 1/64 of it is asked for
 
@@ -32,7 +33,7 @@ _SIGNATURES = {  # p: array, i: int64, f: float, d: double
     "em_peaks": "piiifppp", "em_first_of_ties": "piiiipip", "em_centroids": "piipiifpp", "em_sample_floats": "piiipiffp",
     "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
     "em_reweighed": "pppippippifpppp", "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp",
-    "em_neighbour_motions": "ppipiiidddpp", "em_interface": "",
+    "em_neighbour_motions": "ppipiiidddpp", "em_settled": "ppppipffffpppp", "em_interface": "",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
 
@@ -149,12 +150,22 @@ def mutual(rows: Indices, columns: Indices, scores: Floats, n: int, m: int, thre
     return _in_order(keys[:found])
 
 
+class Maps(ctypes.Structure):
+    """The constants of `core.local_maps` that its loops need."""
+
+    _fields_ = [*[(name, ctypes.c_float) for name in ("unit_px", "stiffness", "slack", "tiny", "nothing")],
+                ("neighbours", ctypes.c_int64)]
+
+    @staticmethod
+    def space(points: int, matches: int) -> int:
+        """Floats that maps of so many points and matches need."""
+        return matches * (points + MOMENTS + 1) + 5 * points + LINE
+
+
 class Motion(ctypes.Structure):
     """The constants of `core.motion_prior` that its loops need."""
 
-    _fields_ = [*[(name, ctypes.c_float) for name in ("unit_px", "stiffness", "slack", "spread_px", "lookalikes",
-                                                      "close_px", "far_px", "tiny", "nothing")],
-                ("neighbours", ctypes.c_int64)]
+    _fields_ = [("maps", Maps), *[(name, ctypes.c_float) for name in ("spread_px", "lookalikes", "close_px", "far_px")]]
 
 
 def reweighed(chances: Floats, asked: Indices, places1: Floats, places0: Floats, alone: Floats, telling: Indices,
@@ -167,10 +178,31 @@ def reweighed(chances: Floats, asked: Indices, places1: Floats, places0: Floats,
     asked, telling = np.ascontiguousarray(asked, np.int64), np.ascontiguousarray(telling, np.int64)
     entries, points, count = len(chances), len(places0), len(telling)
     begins, own = np.empty(count, np.int64), np.empty(entries, np.float32)
-    space = np.empty(count * (points + 15) + 9 * points + constants.neighbours + 1, np.float32)
+    space = np.empty(constants.maps.space(points, count) + 3 * count + 4 * points, np.float32)
     _library.em_reweighed(_at(chances), _at(asked), _at(places1), entries, _at(places0), _at(alone), points, _at(telling),
                           _at(begun), count, area, ctypes.addressof(constants), _at(begins), _at(space), _at(own))
     return own
+
+
+class Settling(ctypes.Structure):
+    """The constants of `core.settle` that its loops need."""
+
+    _fields_ = [("maps", Maps), *[(name, ctypes.c_float) for name in ("agreeing", "contradicted", "least_variance")],
+                *[(name, ctypes.c_int64) for name in ("rounds", "most_matches", "least_matches")]]
+
+
+def settled(points0: Floats, points1: Floats, spreads0: Floats, spreads1: Floats, H: Doubles, unit: float, noise: float,
+            threshold: float, far: float, constants: Settling) -> Floats | None:
+    """points1 [K,2] among their neighbours, with points0 [K,2], spreads [K] of either, and the homography H [3,3]; None
+    where too few are before its horizon. unit: of lengths in image 0, and the rest as in `core.settle`."""
+    arrays = [np.ascontiguousarray(array, np.float32) for array in (points0, points1, spreads0, spreads1)]
+    H, count = np.ascontiguousarray(H, np.float64), len(points0)
+    most = min(count, constants.most_matches)
+    telling, found = np.empty(most, np.int64), np.empty((count, 2), np.float32)
+    space = np.empty(constants.maps.space(count, most) + 3 * constants.most_matches + 11 * count, np.float32)
+    done = _library.em_settled(*map(_at, arrays), count, _at(H), unit, noise, threshold, far, ctypes.addressof(constants),
+                               _at(telling), _at(space), _at(found))
+    return found if done else None
 
 
 class LeastSquares(ctypes.Structure):

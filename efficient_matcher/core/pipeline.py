@@ -19,6 +19,7 @@ from efficient_matcher.core.image import network_side, to_frame
 from efficient_matcher.core.matches import FeatureMatcher
 from efficient_matcher.core.refine import Refiner, View
 from efficient_matcher.core.relative_pose import fit_relative_pose
+from efficient_matcher.core.settle import settle
 from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
 from efficient_matcher.core.turning import TurningMatcher
@@ -127,6 +128,7 @@ class Matcher:
             matches = _refined(View(frame0, frame1, seen0, features1), matches, stages.config)
             clock.lap("refine")
         homography = fit_matches(features0, features1, matches, stages.config.geometry)
+        matches = _settled(matches, features0, features1, homography, stages.config)
         clock.lap("homography")
         return PairResult(features0, features1, matches, homography, clock.timings(), frame0=frame0, frame1=frame1,
                           depth=turned.depth, quarter_turns=turned.quarter_turns)
@@ -143,6 +145,7 @@ class Matcher:
         matches = _refined(View(frame0, frame1, seen0, result.features1), result.matches, stages.config)
         clock.lap("refine")
         homography = fit_matches(result.features0, result.features1, matches, stages.config.geometry)
+        matches = _settled(matches, result.features0, result.features1, homography, stages.config)
         clock.lap("homography")
         return replace(result, matches=matches, homography=homography, timings=clock.timings(), track_ids=None,
                        frame0=frame0, frame1=frame1)
@@ -154,7 +157,7 @@ class Matcher:
         K0, K1: intrinsics [3,3] of images 0 and 1 in input pixels, K0 for both if only that is given; the images must
         be free of distortion. Raises MatcherError for intrinsics that are none.
         """
-        return fit_relative_pose(result.points0, result.points1, K0, K0 if K1 is None else K1, self.config.geometry,
+        return fit_relative_pose(result.points0, result.measured1, K0, K0 if K1 is None else K1, self.config.geometry,
                                  result.matches.spreads(result.features0, result.features1))
 
     def track(self, images: Iterable[Frame | Image]) -> Iterator[PairResult]:
@@ -198,6 +201,14 @@ def _refined(view: View, matches: Matches, config: Config) -> Matches:
     if H is None or not _is_supported(H, view, matches, config):
         return matches
     return refiner.guide(matches, H, config.match.score_threshold)
+
+
+def _settled(matches: Matches, features0: Features, features1: Features, homography: Homography,
+             config: Config) -> Matches:
+    settled1 = None
+    if config.geometry.settle:
+        settled1 = settle(matches, features0, features1, homography, config.geometry)
+    return replace(matches, settled1=settled1)
 
 
 def _rough(view: View, matches: Matches, config: Config) -> NDArray[np.float64] | None:

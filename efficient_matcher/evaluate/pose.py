@@ -135,7 +135,7 @@ def _outcome(index: int, pair: PosePair, method: str, result: PairResult, config
     rotation, translation = pose_errors_deg(pose, pair.T_0to1)
     correct = epipolar_distances(rays0, rays1, pair.T_0to1) < EPIPOLAR_THRESHOLD
     begun = perf_counter()
-    fit = fit_relative_pose(result.points0, result.points1, pair.K0, pair.K1, config,
+    fit = fit_relative_pose(result.points0, result.measured1, pair.K0, pair.K1, config,
                             spreads=result.matches.spreads(result.features0, result.features1))
     spent_ms = 1e3 * (perf_counter() - begun)
     own = pose_errors_deg(None if fit.rotation is None else (fit.rotation, fit.translation), pair.T_0to1)

@@ -114,12 +114,13 @@ class CameraStream:
         return camera in self._cameras
 
     def relative_pose(self, output: Output, rays0: NDArray[np.float32] | None) -> RelativePose:
-        """Of the two cameras of an output, from the rays of its matches; none while a CameraInfo is missing. rays0: see
-        `rays0`."""
+        """Of the two cameras of an output, from the rays of its matches as they were measured; none while a CameraInfo is
+        missing. rays0: see `rays0`."""
         config = self._matcher.config
         models = [self._cameras.get(camera, ((), None))[1] for camera in output.cameras]
         focals = tuple(1.0 if model is None else model.focal_px(config.node.undistort) for model in models)
-        return pose_by_rays(output.result, rays0, output.rays, focals, config.geometry)
+        rays1 = self._rays(output.cameras[1], output.result.measured1, output.result.features1)
+        return pose_by_rays(output.result, rays0, rays1, focals, config.geometry)
 
     def rays0(self, output: Output) -> NDArray[np.float32] | None:
         """[K,3] of an output's matches in the reference image, or None."""

@@ -23,6 +23,7 @@ from efficient_matcher.core.features import detect, sample_descriptors
 from efficient_matcher.core.geometry import fit_homography
 from efficient_matcher.core.motion import NEIGHBOURS, neighbour_motions
 from efficient_matcher.core.motion_prior import Side, consistent_matches
+from efficient_matcher.core.settle import _Points, _settled
 from efficient_matcher.core.transport import optimal_transport
 
 SIZE = 640, 480
@@ -206,11 +207,31 @@ def test_motions_of_neighbours(both: Callable, count: int) -> None:
     np.testing.assert_allclose(compiled[0], motions, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("count, wrong", [(8, 0.0), (60, 0.2), (130, 0.0), (400, 0.4)])
+def test_points_settled_among_their_neighbours(both: Callable, count: int, wrong: float) -> None:
+    points0, points1 = (points.astype(np.float32) for points in matched_points(14, count, wrong))
+    rng = np.random.default_rng(15)
+    spreads = rng.uniform(0.3, 3.0, (2, count)).astype(np.float32)
+    given = _Points(points0, points1, *spreads, noise=0.4, unit=1.2, far=800.0)
+    expected, compiled = both(lambda: _settled(given, H, 3.0))
+    np.testing.assert_allclose(compiled, expected, atol=1e-3)
+    assert np.abs(compiled - points1).max() > 0.2
+
+
+def test_of_equal_distances_to_neighbours_any_rank_is_found(both: Callable) -> None:
+    x, y = np.meshgrid(np.arange(0, 200, 20), np.arange(0, 160, 20))
+    points0 = np.column_stack([x.ravel(), y.ravel()]).astype(np.float32)
+    points1 = (projected(points0) + np.random.default_rng(1).normal(0, 0.5, points0.shape)).astype(np.float32)
+    ones = np.ones(len(points0), np.float32)
+    expected, compiled = both(lambda: _settled(_Points(points0, points1, ones, ones, 0.4, 1.0, 800.0), H, 3.0))
+    np.testing.assert_allclose(compiled, expected, atol=1e-3)
+
+
 def test_patches_and_neighbours_fit_into_the_space_there_is_for_them() -> None:
     assert max(_pattern(radius).places.shape[1] for radius in (RADIUS, RADIUS_OF_MANY)) <= native.MOST_SAMPLES
     assert NEIGHBOURS + 1 <= native.NEAREST
     sources = "".join(path.read_text() for path in (Path(native.__file__).parent / "kernels").glob("*.[ch]"))
-    for name in ("MOST_SAMPLES", "NEAREST", "INTERFACE", "WORD"):
+    for name in ("MOST_SAMPLES", "NEAREST", "INTERFACE", "WORD", "MOMENTS"):
         assert re.search(rf"#define {name} {getattr(native, name)}\b", sources), name
 
 

@@ -127,6 +127,23 @@ def test_images_are_refined_and_features_are_not(matcher: Matcher, warped_pair: 
     np.testing.assert_array_equal(images.features1.keypoints, plain.features1.keypoints)
 
 
+@pytest.mark.parametrize("refined", [True, False])
+def test_matched_points_settle_and_fits_take_them_as_they_were(tiny_bundle: Path, warped_pair: object, refined: bool) -> None:
+    values = {**OWN_SIZE, "refine.enabled": refined}
+    on, off = (Matcher.from_bundle(tiny_bundle, Config().with_values({**values, "geometry.settle": settle}))
+               for settle in (True, False))
+    settled, plain = (matcher.match(warped_pair.image0, warped_pair.image1) for matcher in (on, off))
+    assert plain.matches.settled1 is None
+    np.testing.assert_array_equal(settled.measured1, plain.points1)
+    np.testing.assert_array_equal(settled.points0, plain.points0)
+    errors = [np.linalg.norm(warp(r.points0, warped_pair.matrix) - r.points1, axis=1) for r in (settled, plain)]
+    assert np.median(errors[0]) < 0.6 * np.median(errors[1])
+    np.testing.assert_array_equal(settled.homography.matrix, plain.homography.matrix)
+    K = np.array([[300.0, 0, 159.5], [0, 300.0, 119.5], [0, 0, 1]])
+    np.testing.assert_array_equal(on.relative_pose(settled, K).rotation, off.relative_pose(plain, K).rotation)
+    assert off.refine(settled, warped_pair.image0, warped_pair.image1).matches.settled1 is None
+
+
 def test_refinement_can_be_switched_off(tiny_bundle: Path, warped_pair: object) -> None:
     matcher = Matcher.from_bundle(tiny_bundle, Config().with_values({**OWN_SIZE, "refine.enabled": False}))
     assert matcher.match(warped_pair.image0, warped_pair.image1).matches.points1 is None
