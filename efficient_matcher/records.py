@@ -75,8 +75,8 @@ class Matches:
 
     def positions(self, features0: Features, features1: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Matched points in image 0 and image 1, [K,2] px each, as they were measured: refined where they were, not settled."""
-        points0 = features0.keypoints[self.indices[:, 0]] if self.points0 is None else self.points0
-        points1 = features1.keypoints[self.indices[:, 1]] if self.points1 is None else self.points1
+        points0 = features0.keypoints.take(self.indices[:, 0], axis=0) if self.points0 is None else self.points0
+        points1 = features1.keypoints.take(self.indices[:, 1], axis=0) if self.points1 is None else self.points1
         return points0, points1
 
     def spreads(self, features0: Features,
@@ -85,7 +85,7 @@ class Matches:
         refinement has placed them."""
         if self.points0 is not None or features0.spreads is None or features1.spreads is None:
             return None
-        return features0.spreads[self.indices[:, 0]], features1.spreads[self.indices[:, 1]]
+        return features0.spreads.take(self.indices[:, 0]), features1.spreads.take(self.indices[:, 1])
 
 
 @dataclass(frozen=True)

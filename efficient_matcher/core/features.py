@@ -95,7 +95,7 @@ def detect(score_map: NDArray[np.float32], config: ExtractConfig) -> tuple[
     if not sharp_first:
         return points, scores, spreads
     best = _best_first(np.arange(len(sites)), scores / spreads)[:kept]
-    return points[best], scores[best], spreads[best]
+    return points.take(best, axis=0), scores.take(best), spreads.take(best)
 
 
 def sample_descriptors(

@@ -6,6 +6,8 @@ image 0 to image 1 and has h22 = 1.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ def fit_homography(points0: NDArray[np.floating], points1: NDArray[np.floating],
     """
     points0, points1 = np.asarray(points0, np.float64).reshape(-1, 2), np.asarray(points1, np.float64).reshape(-1, 2)
     usable = slice(None)
-    if not np.isfinite(points0.sum() + points1.sum()):
+    if not math.isfinite(points0.sum() + points1.sum()):
         usable = np.isfinite(points0).all(1) & np.isfinite(points1).all(1)
     inliers = np.zeros(len(points0), bool)
     known = None if spreads is None else tuple(np.asarray(spread, np.float64)[usable] for spread in spreads)
@@ -48,7 +50,7 @@ def fit_homography(points0: NDArray[np.floating], points1: NDArray[np.floating],
     H, errors, covariance = fitted
     agreeing = errors < config.threshold_px
     inliers[usable], close = agreeing, errors[agreeing]
-    return Homography(H, inliers, covariance, float(np.sqrt(close @ close / len(close))))
+    return Homography(H, inliers, covariance, math.sqrt(close @ close / len(close)))
 
 
 def fit_matches(features0: Features, features1: Features, matches: Matches, config: GeometryConfig) -> Homography:

@@ -17,7 +17,6 @@ Indices = NDArray[np.intp]
 Slopes = tuple[Floats, Floats]  # how both coordinates grow along x [2,.] and along y [2,.], per UNIT_PX
 
 DIAGONAL_PX = 800.0  # lengths below are of images this large, from corner to corner
-MOST_MATCHES = 120  # more say no more; of these every so many are asked
 UNIT_PX = 80.0  # of coordinates, so that their squares keep their digits
 STIFFNESS = 0.02, 0.3  # of the local maps towards the common one: as such, and for want of neighbours
 TINY = np.float32(1e-6)
@@ -96,9 +95,9 @@ def constants(neighbours: int) -> native.Maps:
     return native.Maps(UNIT_PX, *STIFFNESS, TINY, NOTHING, neighbours)
 
 
-def some_of(matches: Indices) -> Indices:
-    """Of matches those that are asked, MOST_MATCHES at most."""
-    return matches[::-(-len(matches) // MOST_MATCHES) or 1]
+def some_of(matches: Indices, most: int) -> Indices:
+    """`most` of them at most, every so many."""
+    return matches[::-(-len(matches) // most) or 1]
 
 
 def _means(sums: Floats) -> Floats:

@@ -12,6 +12,7 @@ N and M are the keypoints of images 0 and 1, C the likely matches; points are [.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ Indices = NDArray[np.intp]
 
 LEAST_LIKELY = 0.05  # mutual matches less probable say nothing of the motion
 LEAST_MATCHES = 8  # fewer say too little
+MOST_MATCHES = 120  # more say no more; of these every so many are asked
 NEIGHBOURS = 6  # the distance of this one is the reach of a match's neighbourhood
 SURE = 0.7  # mean probability of the likely matches above which their neighbours need no beginning
 BEGINNING = GeometryConfig(threshold_px=6.0, min_inliers=LEAST_MATCHES, max_iterations=1000)
@@ -51,7 +53,7 @@ class Side:
     @property
     def places(self) -> Floats:
         """The keypoints as if the image had the diagonal DIAGONAL_PX."""
-        return (self.keypoints * np.float32(DIAGONAL_PX / np.hypot(*self.size))).astype(np.float32)
+        return (self.keypoints * np.float32(DIAGONAL_PX / hypot(*self.size))).astype(np.float32, copy=False)
 
     @property
     def area(self) -> float:
@@ -70,9 +72,9 @@ def consistent_matches(values: Floats, side0: Side, side1: Side, threshold: floa
     likely = _mutual(rows, columns, chances, counts, LEAST_LIKELY)
     if len(likely) < LEAST_MATCHES:
         return _matches(rows, columns, chances, likely[chances[likely] >= threshold])
-    telling = some_of(likely)
-    near = _reweighed(chances, row, telling, side0.places[asked], side1.places[columns], LOOKALIKES * values[asked, -1],
-                      side1.area)
+    telling = some_of(likely, MOST_MATCHES)
+    near = _reweighed(chances, row, telling, side0.places.take(asked, axis=0), side1.places.take(columns, axis=0),
+                      LOOKALIKES * values[asked, -1], side1.area)
     return _matches(rows, columns, near, _mutual(rows, columns, near, counts, threshold))
 
 
@@ -80,8 +82,8 @@ def _reweighed(chances: Floats, row: Indices, telling: Indices, places0: Floats,
                area: float) -> Floats:
     """The chances [E] of entries, of keypoints `row` [E] at places0 [Q,2] and with partners at places1 [E,2], once the
     entries `telling` [C] have told the motion. alone [Q]: how likely a keypoint has no partner, times LOOKALIKES."""
-    begins, ends, scores = row[telling], places1[telling], chances[telling]
-    begun = _begun(scores, places0[begins], ends)
+    begins, ends, scores = row.take(telling), places1.take(telling, axis=0), chances.take(telling)
+    begun = _begun(scores, places0.take(begins, axis=0), ends)
     if native.available():
         return native.reweighed(chances, row, places1, places0, alone, telling, begun, area, _CONSTANTS)
     maps = LocalMaps(places0, begins, ends, NEIGHBOURS)
@@ -94,7 +96,7 @@ def _reweighed(chances: Floats, row: Indices, telling: Indices, places0: Floats,
 def _begun(scores: Floats, points0: Floats, points1: Floats) -> Floats:
     """How likely matches [C] are at first: where many are wrong, those that share one homography are believed. That is
     no more than a beginning, as all matches are asked anew."""
-    if scores.mean() > SURE:
+    if scores.sum() > SURE * len(scores):
         return scores
     H = rough_homography(points0, points1, BEGINNING)
     if H is None:
@@ -156,5 +158,5 @@ def _comes_first(values: Indices) -> NDArray[np.bool_]:
 
 def _matches(rows: Indices, columns: Indices, scores: Floats, which: Indices) -> Matches:
     indices = np.empty((len(which), 2), np.int32)
-    indices[:, 0], indices[:, 1] = rows[which], columns[which]
-    return Matches(indices, np.minimum(scores[which], np.float32(1)))
+    indices[:, 0], indices[:, 1] = rows.take(which), columns.take(which)
+    return Matches(indices, np.minimum(scores.take(which), np.float32(1)))

@@ -26,7 +26,7 @@ LINE = 16  # floats of a cache line
 MOST_SAMPLES = 192  # of a patch and around it
 NEAREST = 16  # matches around one
 MOMENTS = 12  # of a local map
-WORD = 8  # bytes of space beyond the flags of a row
+FLAGS = 64  # bytes of space beyond the flags of a row
 MOST_ENTRIES = 64  # of a row of an assignment at first: its sum is 1, and what is above 1/64 of it is asked for
 
 _SIGNATURES = {  # p: array, i: int64, f: float, d: double
@@ -81,7 +81,7 @@ def peaks(score_map: Floats, radius: int, least: float, border: int) -> Indices:
     above 0, and the largest within the radius, of equal ones within it the first; none within the border."""
     score_map = np.ascontiguousarray(score_map, np.float32)
     height, width = score_map.shape
-    rows, flags = np.empty((2 * radius + 1, width + 2 * radius), np.float32), np.zeros(width + WORD, np.uint8)
+    rows, flags = np.empty((2 * radius + 1, width + 2 * radius), np.float32), np.zeros(width + FLAGS, np.uint8)
     sites = np.empty(score_map.size, np.int64)
     count = _library.em_peaks(_at(score_map), height, width, radius, least, _at(rows), _at(flags), _at(sites))
     keys = np.empty(count, np.int64)
@@ -130,7 +130,7 @@ def entries(values: Floats, least: float) -> tuple[Indices, Indices, Floats, Ind
         values = np.ascontiguousarray(values, np.float32)
     stride, n, m = values.strides[0] // values.itemsize, values.shape[0] - 1, values.shape[1] - 1
     asked = np.empty(n, np.int64)
-    room, flags = n * min(m, MOST_ENTRIES), np.zeros(m + WORD, np.uint8)
+    room, flags = n * min(m, MOST_ENTRIES), np.zeros(m + FLAGS, np.uint8)
     while True:
         indices, chances = np.empty((3, room), np.int64), np.empty(room, np.float32)
         found = _library.em_entries(_at(values), stride, n, m, least, room, _at(flags), _at(indices[0]), _at(indices[1]),
@@ -159,7 +159,7 @@ class Maps(ctypes.Structure):
     @staticmethod
     def space(points: int, matches: int) -> int:
         """Floats that maps of so many points and matches need."""
-        return matches * (points + MOMENTS + 1) + 5 * points + LINE
+        return matches * (points + MOMENTS + 3) + 5 * points + 3 * LINE
 
 
 class Motion(ctypes.Structure):

@@ -18,6 +18,7 @@ K matches; points are [K,2] px.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core import native
 from efficient_matcher.core.geometry import rough_homography, warp_points
-from efficient_matcher.core.local_maps import DIAGONAL_PX, MOST_MATCHES, LocalMaps, constants, some_of
+from efficient_matcher.core.local_maps import DIAGONAL_PX, LocalMaps, constants, some_of
 from efficient_matcher.records import Features, Homography, Matches
 
 Array = NDArray[np.float64]
@@ -37,9 +38,10 @@ REFINED_NOISE = 0.1  # the same once the images have placed a match
 USUAL_SPREAD = 1.0  # px, of keypoints whose own is not known
 LEAST_VARIANCE = 1e-4  # px^2
 LEAST_MATCHES = 8  # fewer say too little
+MOST_MATCHES = 80  # of which every so many are asked
 PLANES = 3  # that are looked for
 LEAST_OF_PLANE = 16  # matches of another plane; fewer may agree by chance
-NEIGHBOURS = 16  # the distance of this one is the reach of a match's neighbourhood
+NEIGHBOURS = 12  # the distance of this one is the reach of a match's neighbourhood
 ROUNDS = 2  # of asking which matches agree with their neighbours
 AGREEING = 2.0  # by how many times its variance a match may be off before it loses most of its say
 CONTRADICTED = 8.0  # standard deviations from where its neighbours put it; such a point stays
@@ -96,11 +98,11 @@ def settle(matches: Matches, features0: Features, features1: Features, homograph
 
 
 def _points(matches: Matches, features0: Features, features1: Features) -> _Points:
-    spreads = [np.full(len(own), USUAL_SPREAD, np.float32) if features.spreads is None else features.spreads[own]
+    spreads = [np.full(len(own), USUAL_SPREAD, np.float32) if features.spreads is None else features.spreads.take(own)
                for features, own in zip((features0, features1), matches.indices.T)]
     return _Points(*matches.positions(features0, features1), *spreads,
                    noise=NOISE if matches.points0 is None else REFINED_NOISE,
-                   unit=DIAGONAL_PX / float(np.hypot(*features0.image_size)), far=float(np.hypot(*features1.image_size)))
+                   unit=DIAGONAL_PX / hypot(*features0.image_size), far=hypot(*features1.image_size))
 
 
 def _settled(points: _Points, H: Array, threshold: float) -> Floats | None:
@@ -131,7 +133,7 @@ def _residuals(points0: Floats, points1: Floats, H: Array, far: float) -> tuple[
 def _moves(places0: Floats, residuals: Floats, variances: Floats, known: Indices, threshold: float) -> Floats:
     """How far points move, [K,2], by what their matches are off the homography, residuals [K,2]; `known` ones. places0:
     [K,2]."""
-    telling = some_of(known)
+    telling = some_of(known, MOST_MATCHES)
     maps = LocalMaps(places0, telling, residuals[telling], NEIGHBOURS)
     usual = np.float32(len(known)) / (1 / variances[known]).sum()
     agreeing, relief = _agreement(np.square(residuals).sum(1) / np.float32(threshold**2)), np.zeros_like(variances)

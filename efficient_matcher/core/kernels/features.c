@@ -34,7 +34,7 @@ INLINE void raise_to(float *row, const float *near, const float *far, int64_t co
 
 /* Pixels that are the largest within `radius` and at least `least`, in raster order; of equal ones within the radius
  * of each other the first. scores [height,width]; rows is space for (2 * radius + 1) * (width + 2 * radius) floats,
- * flags for width + 8 bytes of 0, sites for height * width numbers. Returns how many there are. */
+ * flags for width + FLAGS bytes of 0, sites for height * width numbers. Returns how many there are. */
 KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int64_t radius, float least, float *rows,
                         uint8_t *flags, int64_t *sites)
 {
@@ -63,10 +63,8 @@ KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int6
         const float *own = scores + y * width, *largest = rows + y % window * padded;
         for (int64_t x = 0; x < width; x++)
             flags[x] = (own[x] >= largest[x]) & (own[x] >= least);
-        for (int64_t start = 0; start < width; start += WORD)
-            for (int64_t x = start; x < start + WORD && any_set(flags + start); x++)
-                if (flags[x])
-                    sites[found++] = y * width + x;
+        for (int64_t x = next_set(flags, 0, width); x < width; x = next_set(flags, x + 1, width))
+            sites[found++] = y * width + x;
     }
     return found;
 }
@@ -155,12 +153,12 @@ INLINE Corners corners_of(const float *point, int64_t rows, int64_t columns, int
 }
 
 #define AHEAD 4
-#define LINE 64
+#define FLAGS 64
 
 /* Have the descriptors of two neighbouring cells, in both rows, come into the cache. */
 INLINE void fetch(const void *coarse, size_t size, int64_t width, Corners at)
 {
-    for (int64_t byte = 0; byte < 2 * width * (int64_t)size; byte += LINE) {
+    for (int64_t byte = 0; byte < 2 * width * (int64_t)size; byte += FLAGS) {
         PREFETCH((const char *)coarse + at.first * size + byte);
         PREFETCH((const char *)coarse + at.below * size + byte);
     }

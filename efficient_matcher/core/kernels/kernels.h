@@ -37,13 +37,36 @@ INLINE float smaller(float a, float b) { return a < b ? a : b; }
 INLINE float larger(float a, float b) { return a > b ? a : b; }
 
 #define WORD 8
+#define FLAGS 64
 
-/* Whether any of WORD flags, each a byte of 0 or 1, is set: most are not, and are passed over by the word. */
-INLINE int any_set(const uint8_t *flags)
+/* Whether any of WORD or FLAGS flags, each a byte of 0 or 1, is set: most are not, and are passed over together. */
+INLINE int any_of_word(const uint8_t *flags)
 {
     uint64_t word;
     memcpy(&word, flags, sizeof word);
     return word != 0;
+}
+
+INLINE int any_of_line(const uint8_t *flags)
+{
+    uint64_t words[FLAGS / WORD], any = 0;
+    memcpy(words, flags, sizeof words);
+    for (int k = 0; k < FLAGS / WORD; k++)
+        any |= words[k];
+    return any != 0;
+}
+
+/* The first flag from `at` on that is set, of `count`, or count. FLAGS bytes of 0 follow the last. */
+INLINE int64_t next_set(const uint8_t *flags, int64_t at, int64_t count)
+{
+    while (at < count) {
+        if (flags[at])
+            return at;
+        at++;
+        while (at % WORD == 0 && at < count && !any_of_word(flags + at))
+            at += at % FLAGS == 0 && !any_of_line(flags + at) ? FLAGS : WORD;
+    }
+    return count;
 }
 
 /* Scores, at least 0, order as their bits do: a key that ascends from the best, equal ones by their number. */

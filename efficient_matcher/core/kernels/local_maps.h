@@ -7,7 +7,8 @@
 #define MOMENTS 12
 #define BLOCK 32
 #define LANES 16
-#define PADDED(count) (((count) + LANES - 1) / LANES * LANES)
+#define LAST_BIT (1 << 8)
+#define PADDED(count) (((count) + LANES - 1) & ~(int64_t)(LANES - 1))
 
 /* As core/local_maps.py has them, under the same names; neighbours: as its callers have it. */
 typedef struct {
@@ -17,7 +18,7 @@ typedef struct {
 
 /* Of `points` points and `count` matches, floats of space for a field, and beside it for `approach`. */
 #define FIELD_SPACE(points, count) ((count) * ((points) + MOMENTS) + 3 * (points))
-#define APPROACH_SPACE(points, count) (2 * (points) + PADDED(count))
+#define APPROACH_SPACE(points, count) (2 * (points) + 3 * PADDED(count))
 
 /* Matches whose neighbours are asked: the keypoints 0 they begin at, [count] of `points`, what is known of them, moments
  * [12,count], and what each counts for each keypoint, closeness [count,points]. xy [2,points]: the keypoints, about
@@ -36,24 +37,22 @@ INLINE Field field_in(float *space, int64_t *begins, int64_t points, int64_t cou
     return field;
 }
 
-/* The `rank`-th smallest, from 0, of a row's values at `columns` [count], none below 0. Their bits order as they do, so
- * it is found bit by bit: the largest number that at most `rank` of them are below. bits: space for PADDED(count). */
-INLINE float smallest_of(const float *row, const int64_t *columns, int64_t count, int64_t rank, int32_t *bits)
+/* The `rank`-th smallest, from 0, of PADDED(count) floats, none below 0 and as many as need be infinite. The bits of such
+ * order as they do, so it is found bit by bit: the largest number that at most `rank` of them are below, down to its last
+ * digits, which do not matter here. */
+INLINE float smallest_of(const float *values, int64_t count, int64_t rank)
 {
+    const int64_t padded = PADDED(count);
     int32_t found = 0;
-    for (int64_t i = 0; i < count; i++)
-        memcpy(bits + i, row + columns[i], sizeof *bits);
-    for (int64_t i = count; i < PADDED(count); i++)
-        bits[i] = INT32_MAX;
-    for (int32_t bit = 1 << 30; bit; bit >>= 1) {
+    for (int32_t bit = 1 << 30; bit >= LAST_BIT; bit >>= 1) {
         const int32_t tried = found | bit;
-        int32_t below[LANES] = {0}, sum = 0;
-        for (int64_t i = 0; i < count; i += LANES)
-            for (int lane = 0; lane < LANES; lane++)
-                below[lane] += bits[i + lane] < tried;
-        for (int lane = 0; lane < LANES; lane++)
-            sum += below[lane];
-        found = sum <= rank ? tried : found;
+        float limit;
+        memcpy(&limit, &tried, sizeof limit);
+        int32_t below = 0;
+#pragma omp simd reduction(+ : below)
+        for (int64_t i = 0; i < padded; i++)
+            below += values[i] < limit;
+        found = below <= rank ? tried : found;
     }
     float value;
     memcpy(&value, &found, sizeof value);
@@ -91,17 +90,23 @@ INLINE void approach(Field *field, const Maps *use, float *space)
 {
     const int64_t count = field->count, points = field->points;
     const int64_t rank = use->neighbours < count - 1 ? use->neighbours : count - 1;
-    float *way = space, *reach = way + points;
-    int32_t *bits = (int32_t *)(reach + points); /* which nothing else writes to */
+    float *way = space, *reach = way + points, *begin_x = reach + points, *begin_y = begin_x + PADDED(count);
+    float *apart = begin_y + PADDED(count); /* of the matches from one of them, squared */
     const float *xs = field->xy, *ys = xs + points, least = 1 / (use->unit_px * use->unit_px);
     for (int64_t q = 0; q < points; q++)
         way[q] = INFINITY;
+    for (int64_t c = 0; c < PADDED(count); c++) {
+        begin_x[c] = c < count ? xs[field->begins[c]] : INFINITY;
+        begin_y[c] = c < count ? ys[field->begins[c]] : INFINITY;
+    }
     for (int64_t c = 0; c < count; c++) {
         const float x = xs[field->begins[c]], y = ys[field->begins[c]];
         float *squared = field->closeness + c * points;
         for (int64_t q = 0; q < points; q++)
             squared[q] = (xs[q] - x) * (xs[q] - x) + (ys[q] - y) * (ys[q] - y);
-        const float own = sqrtf(smallest_of(squared, field->begins, count, rank, bits));
+        for (int64_t i = 0; i < PADDED(count); i++)
+            apart[i] = (begin_x[i] - x) * (begin_x[i] - x) + (begin_y[i] - y) * (begin_y[i] - y);
+        const float own = sqrtf(smallest_of(apart, count, rank));
 #pragma omp simd
         for (int64_t q = 0; q < points; q++) {
             reach[q] = squared[q] < way[q] ? own : reach[q];

@@ -186,7 +186,7 @@ KERNEL int64_t em_transport(const float *similarity, int64_t n, int64_t m, float
 
 /* Entries above `least` of an assignment [n+1,m+1], rows of which lie `stride` apart, without its dustbins, row by row:
  * their rows, columns and values, at most `room` of them; the rows that have any, asked [n], and which of these an entry
- * is in, numbers. flags is space for m + 8 bytes of 0. Returns how many entries there are, or how many there would be. */
+ * is in, numbers. flags is space for m + FLAGS bytes of 0. Returns how many entries there are, or how many there would be. */
 KERNEL int64_t em_entries(const float *values, int64_t stride, int64_t n, int64_t m, float least, int64_t room,
                           uint8_t *flags, int64_t *rows, int64_t *columns, float *chances, int64_t *numbers, int64_t *asked)
 {
@@ -195,20 +195,17 @@ KERNEL int64_t em_entries(const float *values, int64_t stride, int64_t n, int64_
         const float *row = values + i * stride;
         for (int64_t j = 0; j < m; j++)
             flags[j] = row[j] > least;
-        for (int64_t start = 0; start < m; start += WORD)
-            for (int64_t j = start; j < start + WORD && any_set(flags + start); j++) {
-                if (!flags[j])
-                    continue;
-                if (!count || asked[count - 1] != i)
-                    asked[count++] = i;
-                if (found < room) {
-                    numbers[found] = count - 1;
-                    rows[found] = i;
-                    columns[found] = j;
-                    chances[found] = row[j];
-                }
-                found++;
+        for (int64_t j = next_set(flags, 0, m); j < m; j = next_set(flags, j + 1, m)) {
+            if (!count || asked[count - 1] != i)
+                asked[count++] = i;
+            if (found < room) {
+                numbers[found] = count - 1;
+                rows[found] = i;
+                columns[found] = j;
+                chances[found] = row[j];
             }
+            found++;
+        }
     }
     return found;
 }
