@@ -106,6 +106,7 @@ class JointFinetuning:
     task: float = setting(0.3, minimum=0.0)  # of the extractor's own losses, which keep its points where they are
     distill: ExtractorDistillation = ExtractorDistillation()
     distill_matching: float = setting(1.0, minimum=0.0)
+    keep_statistics: bool = True  # of batch norms: those of so few pairs are others than a whole training's
     prune_superpoint: Ramp | None = None
     prune_superglue: Ramp | None = None
     regrow: Regrowth | None = None  # zeros of both change places

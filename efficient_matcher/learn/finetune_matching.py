@@ -79,6 +79,8 @@ def finetune_both(
     superglue = sparse_form(superglue) if recipe.prune_superglue is not None else superglue
     config = extractor_training(superpoint, recipe.pairs)
     pair = Pair(superpoint.train(), superglue.train(), config.descriptor_scale).to(compute.device)
+    if recipe.keep_statistics:
+        keep_statistics(pair)
     pruning = Pruning([(superpoint, recipe.prune_superpoint), (superglue, recipe.prune_superglue)], recipe)
     views = ViewConfig(width=recipe.pairs.width, height=recipe.pairs.height)
     matching = SuperGlueTraining(network=superglue.config, views=views)
@@ -106,6 +108,13 @@ def finetune_both(
     networks = averaged.extractor.network, averaged.matcher
     pruning.given_to(list(networks))
     return networks[0].eval().cpu(), networks[1].eval().cpu(), loop.seconds / 3600
+
+
+def keep_statistics(network: nn.Module) -> None:
+    """Let its batch norms use, and keep, the means and variances they have; their scales and shifts go on learning."""
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.eval()
 
 
 def matching_loss(

@@ -186,6 +186,19 @@ def test_both_together_with_teachers(images: ImageSet, tmp_path: Path) -> None:
     assert sparsity(superglue)["gnn.layers.0.mlp.0"] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_both_together_keep_the_statistics_of_their_batch_norms(images: ImageSet, tmp_path: Path, keep: bool) -> None:
+    recipe = JointFinetuning(loop=replace(LOOP, steps=2), pairs=PAIRS, keypoints=12, keep_statistics=keep)
+    labels = [np.float32([[40, 40, 1.0], [60, 50, 0.9]])] * 2
+    *networks, _ = finetune_both(extractor(), matcher(), images, labels, recipe, tmp_path)
+    for network, begun in zip(networks, (extractor(), matcher()), strict=True):
+        before, after = begun.state_dict(), network.state_dict()
+        statistics = [name for name in before if "running" in name]
+        assert statistics and all(torch.equal(before[name], after[name]) == keep for name in statistics)
+        assert any(not torch.equal(before[name.replace("running_mean", "weight")], after[name.replace("running_mean", "weight")])
+                   for name in statistics if name.endswith("mean"))
+
+
 def test_what_learns_under_rounding_is_a_float_network_with_its_zeros(images: ImageSet, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     recipe = SuperPointFinetuning(loop=LOOP, pairs=PAIRS, task=0.0, rounded_bits=8, prune=Ramp(0.5, end=0.5, every=1))
