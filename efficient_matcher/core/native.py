@@ -33,7 +33,7 @@ _SIGNATURES = {  # p: array, i: int64, f: float, d: double
     "em_peaks": "piiifppp", "em_first_of_ties": "piiiipip", "em_centroids": "piipiifpp", "em_sample_floats": "piiipiffp",
     "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
     "em_reweighed": "pppippippifpppp", "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp",
-    "em_neighbour_motions": "ppipiiidddpp", "em_settled": "ppppipffffpppp", "em_interface": "",
+    "em_neighbour_motions": "ppipiiidddpp", "em_settled": "ppppipfffpppp", "em_interface": "",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
 
@@ -191,16 +191,16 @@ class Settling(ctypes.Structure):
                 *[(name, ctypes.c_int64) for name in ("rounds", "most_matches", "least_matches")]]
 
 
-def settled(points0: Floats, points1: Floats, spreads0: Floats, spreads1: Floats, H: Doubles, unit: float, noise: float,
+def settled(points0: Floats, points1: Floats, deviations0: Floats, deviations1: Floats, H: Doubles, unit: float,
             threshold: float, far: float, constants: Settling) -> Floats | None:
-    """points1 [K,2] among their neighbours, with points0 [K,2], spreads [K] of either, and the homography H [3,3]; None
-    where too few are before its horizon. unit: of lengths in image 0, and the rest as in `core.settle`."""
-    arrays = [np.ascontiguousarray(array, np.float32) for array in (points0, points1, spreads0, spreads1)]
+    """points1 [K,2] among their neighbours, with points0 [K,2], standard deviations [K] of either, and the homography H
+    [3,3]; None where too few are before its horizon. unit: of lengths in image 0, and the rest as in `core.settle`."""
+    arrays = [np.ascontiguousarray(array, np.float32) for array in (points0, points1, deviations0, deviations1)]
     H, count = np.ascontiguousarray(H, np.float64), len(points0)
     most = min(count, constants.most_matches)
     telling, found = np.empty(most, np.int64), np.empty((count, 2), np.float32)
     space = np.empty(constants.maps.space(count, most) + 3 * constants.most_matches + 11 * count, np.float32)
-    done = _library.em_settled(*map(_at, arrays), count, _at(H), unit, noise, threshold, far, ctypes.addressof(constants),
+    done = _library.em_settled(*map(_at, arrays), count, _at(H), unit, threshold, far, ctypes.addressof(constants),
                                _at(telling), _at(space), _at(found))
     return found if done else None
 

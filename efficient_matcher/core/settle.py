@@ -34,7 +34,7 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
 NOISE = 0.4  # standard deviation of a keypoint's place along an axis, by its spread: 0.25 on clean pictures, 0.5 on dim, noisy ones
-REFINED_NOISE = 0.1  # the same once the images have placed a match
+REFINED_NOISE = 0.2  # the same of a match that the images have placed
 USUAL_SPREAD = 1.0  # px, of keypoints whose own is not known
 LEAST_VARIANCE = 1e-4  # px^2
 LEAST_MATCHES = 8  # fewer say too little
@@ -52,20 +52,19 @@ _CONSTANTS = native.Settling(constants(NEIGHBOURS), AGREEING, CONTRADICTED, LEAS
 
 @dataclass(frozen=True)
 class _Points:
-    """Matched points [K,2] px and their spreads [K] px. far: the diagonal of image 1, px; unit: what makes lengths in
-    image 0 those of `local_maps`."""
+    """Matched points [K,2] px and their standard deviations along an axis [K] px. far: the diagonal of image 1, px; unit:
+    what makes lengths in image 0 those of `local_maps`."""
 
     points0: Floats
     points1: Floats
-    spreads0: Floats
-    spreads1: Floats
-    noise: float
+    deviations0: Floats
+    deviations1: Floats
     unit: float
     far: float
 
     def of(self, which: Indices) -> _Points:
-        return replace(self, points0=self.points0[which], points1=self.points1[which], spreads0=self.spreads0[which],
-                       spreads1=self.spreads1[which])
+        return replace(self, points0=self.points0[which], points1=self.points1[which],
+                       deviations0=self.deviations0[which], deviations1=self.deviations1[which])
 
 
 def settle(matches: Matches, features0: Features, features1: Features, homography: Homography,
@@ -98,24 +97,27 @@ def settle(matches: Matches, features0: Features, features1: Features, homograph
 
 
 def _points(matches: Matches, features0: Features, features1: Features) -> _Points:
+    points0, points1 = matches.positions(features0, features1)
     spreads = [np.full(len(own), USUAL_SPREAD, np.float32) if features.spreads is None else features.spreads.take(own)
                for features, own in zip((features0, features1), matches.indices.T)]
-    return _Points(*matches.positions(features0, features1), *spreads,
-                   noise=NOISE if matches.points0 is None else REFINED_NOISE,
+    noise: np.float32 | Floats = np.float32(NOISE)
+    if matches.points1 is not None:
+        still = (points1 == features1.keypoints.take(matches.indices[:, 1], axis=0)).all(1)
+        noise = np.where(still, noise, np.float32(REFINED_NOISE))
+    return _Points(points0, points1, *[noise * own for own in spreads],
                    unit=DIAGONAL_PX / hypot(*features0.image_size), far=hypot(*features1.image_size))
 
 
 def _settled(points: _Points, H: Array, threshold: float) -> Floats | None:
     """points1 [K,2] settled beyond a homography [3,3]; None where it says of too few where they should be."""
     if native.available():
-        return native.settled(points.points0, points.points1, points.spreads0, points.spreads1, H, points.unit,
-                              points.noise, threshold, points.far, _CONSTANTS)
+        return native.settled(points.points0, points.points1, points.deviations0, points.deviations1, H, points.unit,
+                              threshold, points.far, _CONSTANTS)
     residuals, zooms = _residuals(points.points0, points.points1, H, points.far)
     known = np.flatnonzero(np.isfinite(residuals[:, 0]))
     if len(known) < LEAST_MATCHES:
         return None
-    variances = np.float32(points.noise**2) * (np.square(points.spreads0) * zooms + np.square(points.spreads1))
-    variances += np.float32(LEAST_VARIANCE)
+    variances = np.square(points.deviations0) * zooms + np.square(points.deviations1) + np.float32(LEAST_VARIANCE)
     return points.points1 + _moves(points.points0 * np.float32(points.unit), residuals, variances, known, threshold)
 
 

@@ -211,8 +211,8 @@ def test_motions_of_neighbours(both: Callable, count: int) -> None:
 def test_points_settled_among_their_neighbours(both: Callable, count: int, wrong: float) -> None:
     points0, points1 = (points.astype(np.float32) for points in matched_points(14, count, wrong))
     rng = np.random.default_rng(15)
-    spreads = rng.uniform(0.3, 3.0, (2, count)).astype(np.float32)
-    given = _Points(points0, points1, *spreads, noise=0.4, unit=1.2, far=800.0)
+    deviations = rng.uniform(0.1, 1.2, (2, count)).astype(np.float32)
+    given = _Points(points0, points1, *deviations, unit=1.2, far=800.0)
     expected, compiled = both(lambda: _settled(given, H, 3.0))
     np.testing.assert_allclose(compiled, expected, atol=1e-3)
     assert np.abs(compiled - points1).max() > 0.2
@@ -222,8 +222,8 @@ def test_of_equal_distances_to_neighbours_any_rank_is_found(both: Callable) -> N
     x, y = np.meshgrid(np.arange(0, 200, 20), np.arange(0, 160, 20))
     points0 = np.column_stack([x.ravel(), y.ravel()]).astype(np.float32)
     points1 = (projected(points0) + np.random.default_rng(1).normal(0, 0.5, points0.shape)).astype(np.float32)
-    ones = np.ones(len(points0), np.float32)
-    expected, compiled = both(lambda: _settled(_Points(points0, points1, ones, ones, 0.4, 1.0, 800.0), H, 3.0))
+    alike = np.full(len(points0), 0.4, np.float32)
+    expected, compiled = both(lambda: _settled(_Points(points0, points1, alike, alike, 1.0, 800.0), H, 3.0))
     np.testing.assert_allclose(compiled, expected, atol=1e-3)
 
 

@@ -16,8 +16,8 @@ INLINE float agreement(float squared) { return 1 / square(1 + squared); }
 
 /* residuals [2,count], what points [count,2] of image 1 are off the homography H [9], and the variances [count] of these;
  * NaN where a point is beyond the horizon, or farther off than `far`. */
-INLINE void measure(const float *points0, const float *points1, const float *spreads0, const float *spreads1, int64_t count,
-                    const double *H, float noise, float far, float least, float *residuals, float *variances)
+INLINE void measure(const float *points0, const float *points1, const float *deviations0, const float *deviations1,
+                    int64_t count, const double *H, float far, float least, float *residuals, float *variances)
 {
     const double magnification = fabs(H[0] * (H[4] * H[8] - H[5] * H[7]) - H[1] * (H[3] * H[8] - H[5] * H[6])
                                       + H[2] * (H[3] * H[7] - H[4] * H[6]));
@@ -29,7 +29,7 @@ INLINE void measure(const float *points0, const float *points1, const float *spr
         const float zoom = (float)(magnification / (depth * depth * depth)); /* of an area */
         residuals[k] = known ? along_x : NAN;
         residuals[count + k] = known ? along_y : NAN;
-        variances[k] = square(noise) * (square(spreads0[k]) * zoom + square(spreads1[k])) + least;
+        variances[k] = square(deviations0[k]) * zoom + square(deviations1[k]) + least;
     }
 }
 
@@ -53,12 +53,12 @@ INLINE void mean_around(const Field *field, const float *values, const float *we
 }
 
 /* settled [points,2]: points1 [points,2] among their neighbours, beyond the homography H [9], whose matches begin at
- * points0 [points,2]; spreads0, spreads1 [points], of which `noise` is the standard deviation. unit: what makes
- * lengths of image 0 those of core/local_maps.py. threshold, far: as in core/settle.py. Returns 0, and settles nothing, where too few
- * points are before the horizon. telling is for most_matches numbers, space for FIELD_SPACE and APPROACH_SPACE of points
- * and most_matches, 3 most_matches and 11 points floats. */
-KERNEL int64_t em_settled(const float *points0, const float *points1, const float *spreads0, const float *spreads1,
-                          int64_t points, const double *H, float unit, float noise, float threshold, float far,
+ * points0 [points,2]; deviations0, deviations1 [points]: their standard deviations. unit: what makes lengths of image 0
+ * those of core/local_maps.py. threshold, far: as in core/settle.py. Returns 0, and settles nothing, where too few points
+ * are before the horizon. telling is for most_matches numbers, space for FIELD_SPACE and APPROACH_SPACE of points and
+ * most_matches, 3 most_matches and 11 points floats. */
+KERNEL int64_t em_settled(const float *points0, const float *points1, const float *deviations0,
+                          const float *deviations1, int64_t points, const double *H, float unit, float threshold, float far,
                           const Settling *use, int64_t *telling, float *space, float *settled)
 {
     float *residuals = space, *variances = residuals + 2 * points, *places0 = variances + points;
@@ -66,7 +66,7 @@ KERNEL int64_t em_settled(const float *points0, const float *points1, const floa
     float *agreeing = squared + points, *relief = agreeing + points, *ends = relief + points;
     float *weights = ends + 2 * use->most_matches;
     const float *along_x = residuals, *along_y = residuals + points, none[4] = {0};
-    measure(points0, points1, spreads0, spreads1, points, H, noise, far, use->least_variance, residuals, variances);
+    measure(points0, points1, deviations0, deviations1, points, H, far, use->least_variance, residuals, variances);
     int64_t known = 0, count = 0;
     float precision = 0;
     for (int64_t k = 0; k < points; k++) {
