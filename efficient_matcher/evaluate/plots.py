@@ -14,7 +14,7 @@ Figures = Mapping[str, Sequence[Mapping[str, Any]]]  # by sweep: rows of value a
 # Okabe and Ito's colours: told apart by colour-blind eyes; the markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
-OVERVIEW = ("repeatability", "repeated_error_px", "auc_10")
+OVERVIEW = ("repeatability", "repeated_error_px", "matched_error_px", "auc_10")
 LOGARITHMIC = ("scale", "gamma")
 
 
