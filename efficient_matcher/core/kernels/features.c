@@ -69,37 +69,45 @@ KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int6
     return found;
 }
 
-/* Whether a pixel before site i, at most `radius` away, is a site and has the same score. */
-INLINE int has_equal_before(const float *scores, int64_t width, int64_t radius, const int64_t *sites, int64_t i)
+/* Whether sites i and j are at most `radius` columns apart. */
+INLINE int are_near(const int64_t *sites, int64_t i, int64_t j, int64_t width, int64_t radius)
 {
-    const int64_t y = sites[i] / width, x = sites[i] - y * width;
-    const int64_t left = x < radius ? 0 : x - radius, right = x + radius < width ? x + radius : width - 1;
-    for (int64_t row = y < radius ? 0 : y - radius; row <= y; row++) {
-        const float *scores_of_row = scores + row * width;
-        const int64_t end = row < y ? right + 1 : x;
-        int equal = 0;
-        for (int64_t column = left; column < end; column++)
-            equal += scores_of_row[column] == scores[sites[i]];
-        for (int64_t j = i - 1; equal && j >= 0 && sites[j] >= row * width + left; j--)
-            if (sites[j] < row * width + end && scores[sites[j]] == scores[sites[i]])
-                return 1;
-    }
+    const int64_t apart = sites[j] % width - sites[i] % width;
+    return apart <= radius && -apart <= radius;
+}
+
+/* Whether one of the sites from `first` to before site i has its score and is near; on a plateau the one before is. */
+INLINE int has_equal_before(const float *own, const int64_t *sites, int64_t first, int64_t i, int64_t width, int64_t radius)
+{
+    int equal = 0;
+    if (i > first && own[i - 1] == own[i] && are_near(sites, i, i - 1, width, radius))
+        return 1;
+    for (int64_t j = first; j < i; j++)
+        equal += own[j] == own[i];
+    for (int64_t j = i - 1; equal && j >= first; j--)
+        if (own[j] == own[i] && are_near(sites, i, j, width, radius))
+            return 1;
     return 0;
 }
 
 /* Of sites in raster order, those `border` px inside the map that no equal one before them lies within `radius` of, as
- * keys. Returns how many there are. */
+ * keys. own is space for count floats. Returns how many there are. */
 KERNEL int64_t em_first_of_ties(const float *scores, int64_t height, int64_t width, int64_t radius, int64_t border,
-                                const int64_t *sites, int64_t count, int64_t *keys)
+                                const int64_t *sites, int64_t count, float *own, int64_t *keys)
 {
-    int64_t left = 0;
+    int64_t left = 0, first = 0, y = 0;
+    for (int64_t i = 0; i < count; i++)
+        own[i] = scores[sites[i]];
     for (int64_t i = 0; i < count; i++) {
-        const int64_t y = sites[i] / width, x = sites[i] - y * width;
+        while (sites[i] >= (y + 1) * width)
+            y++;
+        while (sites[first] < (y - radius) * width)
+            first++;
+        const int64_t x = sites[i] - y * width;
         if (y < border || x < border || y >= height - border || x >= width - border)
             continue;
-        if (has_equal_before(scores, width, radius, sites, i))
-            continue;
-        keys[left++] = key_of(scores[sites[i]], sites[i]);
+        if (!radius || !has_equal_before(own, sites, first, i, width, radius))
+            keys[left++] = key_of(own[i], sites[i]);
     }
     return left;
 }
