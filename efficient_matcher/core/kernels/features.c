@@ -63,7 +63,8 @@ KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int6
         const float *own = scores + y * width, *largest = rows + y % window * padded;
         for (int64_t x = 0; x < width; x++)
             flags[x] = (own[x] >= largest[x]) & (own[x] >= least);
-        for (int64_t x = next_set(flags, 0, width); x < width; x = next_set(flags, x + 1, width))
+        Scan scan = {0, 0};
+        for (int64_t x = next_set(&scan, flags, width); x < width; x = next_set(&scan, flags, width))
             sites[found++] = y * width + x;
     }
     return found;

@@ -39,34 +39,43 @@ INLINE float larger(float a, float b) { return a > b ? a : b; }
 #define WORD 8
 #define FLAGS 64
 
-/* Whether any of WORD or FLAGS flags, each a byte of 0 or 1, is set: most are not, and are passed over together. */
-INLINE int any_of_word(const uint8_t *flags)
+/* WORD flags, each a byte of 0 or 1, the first one lowest. */
+INLINE uint64_t word_of(const uint8_t *flags)
 {
     uint64_t word;
     memcpy(&word, flags, sizeof word);
-    return word != 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    return word;
 }
 
-INLINE int any_of_line(const uint8_t *flags)
-{
-    uint64_t words[FLAGS / WORD], any = 0;
-    memcpy(words, flags, sizeof words);
-    for (int k = 0; k < FLAGS / WORD; k++)
-        any |= words[k];
-    return any != 0;
-}
+/* Where in a row of flags one is, begun at {0, 0}: those set of the word before `next` that are still to come. */
+typedef struct {
+    uint64_t word;
+    int64_t next;
+} Scan;
 
-/* The first flag from `at` on that is set, of `count`, or count. FLAGS bytes of 0 follow the last. */
-INLINE int64_t next_set(const uint8_t *flags, int64_t at, int64_t count)
+/* The next flag that is set, of `count`, or count. Most are not, and are passed over together: FLAGS bytes of 0 follow the
+ * last. */
+INLINE int64_t next_set(Scan *scan, const uint8_t *flags, int64_t count)
 {
-    while (at < count) {
-        if (flags[at])
-            return at;
-        at++;
-        while (at % WORD == 0 && at < count && !any_of_word(flags + at))
-            at += at % FLAGS == 0 && !any_of_line(flags + at) ? FLAGS : WORD;
+    while (!scan->word) {
+        uint64_t any = 0;
+        if (scan->next >= count)
+            return count;
+        for (int k = 0; k < FLAGS && scan->next % FLAGS == 0; k += WORD)
+            any |= word_of(flags + scan->next + k);
+        if (scan->next % FLAGS == 0 && !any) {
+            scan->next += FLAGS;
+            continue;
+        }
+        scan->word = word_of(flags + scan->next);
+        scan->next += WORD;
     }
-    return count;
+    const int64_t found = scan->next - WORD + __builtin_ctzll(scan->word) / 8;
+    scan->word &= scan->word - 1;
+    return found;
 }
 
 /* Scores, at least 0, order as their bits do: a key that ascends from the best, equal ones by their number. */

@@ -195,7 +195,8 @@ KERNEL int64_t em_entries(const float *values, int64_t stride, int64_t n, int64_
         const float *row = values + i * stride;
         for (int64_t j = 0; j < m; j++)
             flags[j] = row[j] > least;
-        for (int64_t j = next_set(flags, 0, m); j < m; j = next_set(flags, j + 1, m)) {
+        Scan scan = {0, 0};
+        for (int64_t j = next_set(&scan, flags, m); j < m; j = next_set(&scan, flags, m)) {
             if (!count || asked[count - 1] != i)
                 asked[count++] = i;
             if (found < room) {
