@@ -82,7 +82,8 @@ def peaks(score_map: Floats, radius: int, least: float, border: int) -> Indices:
     above 0, and the largest within the radius, of equal ones within it the first; none within the border."""
     score_map = np.ascontiguousarray(score_map, np.float32)
     height, width = score_map.shape
-    rows, flags = np.empty((2 * radius + 1, width + 2 * radius), np.float32), np.zeros(width + FLAGS, np.uint8)
+    rows = _on_a_line((2 * radius + 1) * (-(-(width + 2 * radius) // LINE) * LINE))
+    flags = np.zeros(width + FLAGS, np.uint8)
     sites = np.empty(score_map.size, np.int64)
     count = _library.em_peaks(_at(score_map), height, width, radius, least, _at(rows), _at(flags), _at(sites))
     own, keys = np.empty(count, np.float32), np.empty(count, np.int64)
@@ -116,9 +117,8 @@ def transport(similarity: Floats, dustbin: float, iterations: int, tolerance: fl
     similarity = np.ascontiguousarray(similarity, np.float32)
     n, m = similarity.shape
     stride = -(-(m + 1) // LINE) * LINE
-    flat, space, pairs = np.empty((n + 2) * stride, np.float32), np.empty(3 * (n + m + 2), np.float32), ctypes.c_int64()
-    first = -(_at(flat) // flat.itemsize) % LINE
-    values = flat[first: first + (n + 1) * stride].reshape(n + 1, stride)
+    values = _on_a_line((n + 1) * stride).reshape(n + 1, stride)
+    space, pairs = np.empty(3 * (n + m + 2), np.float32), ctypes.c_int64()
     done = _library.em_transport(_at(similarity), n, m, dustbin, iterations, tolerance, relaxation, absorb_above,
                                  _at(values), stride, ctypes.addressof(pairs), _at(space))
     return values[:, :m + 1], done, pairs.value
@@ -271,6 +271,13 @@ def neighbour_motions(points0: Doubles, points1: Doubles, which: Indices, wanted
     _library.em_neighbour_motions(_at(points0), _at(points1), len(points0), _at(which), len(which), wanted, rounds, near_px,
                                   noise_px, singular, _at(affine), _at(support))
     return affine, support
+
+
+def _on_a_line(count: int) -> Floats:
+    """So many floats, of which the first begins a line of the cache."""
+    flat = np.empty(count + LINE, np.float32)
+    first = -(_at(flat) // flat.itemsize) % LINE
+    return flat[first: first + count]
 
 
 def _in_order(keys: Indices) -> Indices:

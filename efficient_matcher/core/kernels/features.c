@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #define MOST_STEPS 8
+#define ROW_FLOATS(count) (((count) + 15) & ~(int64_t)15) /* so that rows begin at lines of the cache */
 
 /* Of rows, or of pixels in a row: a maximum over some of them, that of itself `near` and `far` ahead included, is one
  * over up to three times as many. */
@@ -33,17 +34,17 @@ INLINE void raise_to(float *row, const float *near, const float *far, int64_t co
 }
 
 /* Pixels that are the largest within `radius` and at least `least`, in raster order; of equal ones within the radius
- * of each other the first. scores [height,width]; rows is space for (2 * radius + 1) * (width + 2 * radius) floats,
- * flags for width + FLAGS bytes of 0, sites for height * width numbers. Returns how many there are. */
+ * of each other the first. scores [height,width]; rows is space for 2 * radius + 1 times
+ * ROW_FLOATS(width + 2 * radius) floats, flags for width + FLAGS bytes of 0, sites for height * width numbers. Returns how many there are. */
 KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int64_t radius, float least, float *rows,
                         uint8_t *flags, int64_t *sites)
 {
-    const int64_t window = 2 * radius + 1, padded = width + 2 * radius;
+    const int64_t window = 2 * radius + 1, padded = width + 2 * radius, stride = ROW_FLOATS(padded);
     int64_t found = 0;
     Step steps[MOST_STEPS];
     const int count = steps_to(radius, steps);
     for (int64_t below = 0; below < height + 2 * radius; below++) { /* rows of the map with `radius` rows about it */
-        float *row = rows + below % window * padded;
+        float *row = rows + below % window * stride;
         const int inside = below >= radius && below < height + radius;
         for (int64_t x = 0; x < padded; x += inside && x + 1 == radius ? width + 1 : 1)
             row[x] = -INFINITY;
@@ -54,13 +55,13 @@ KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int6
         int64_t y = below;
         for (int k = 0; k < count && y >= steps[k].far; k++) {
             y -= steps[k].far;
-            raise_to(rows + y % window * padded, rows + (y + steps[k].near) % window * padded,
-                     rows + (y + steps[k].far) % window * padded, width);
+            raise_to(rows + y % window * stride, rows + (y + steps[k].near) % window * stride,
+                     rows + (y + steps[k].far) % window * stride, width);
         }
         y = below - 2 * radius;
         if (y < 0)
             continue;
-        const float *own = scores + y * width, *largest = rows + y % window * padded;
+        const float *own = scores + y * width, *largest = rows + y % window * stride;
         for (int64_t x = 0; x < width; x++)
             flags[x] = (own[x] >= largest[x]) & (own[x] >= least);
         Scan scan = {0, 0};
