@@ -40,6 +40,7 @@ LEAST_VARIANCE = 1e-4  # px^2
 LEAST_MATCHES = 8  # fewer say too little
 MOST_MATCHES = 80  # of which every so many are asked
 PLANES = 3  # that are looked for
+MOST_ITERATIONS = 300  # of the search for each but the first
 LEAST_OF_PLANE = 16  # matches of another plane; fewer may agree by chance
 NEIGHBOURS = 12  # the distance of this one is the reach of a match's neighbourhood
 ROUNDS = 2  # of asking which matches agree with their neighbours
@@ -79,12 +80,12 @@ def settle(matches: Matches, features0: Features, features1: Features, homograph
     settled = _settled(points, homography.matrix, config.threshold_px)
     if settled is None:
         return None
-    rest = np.flatnonzero(~homography.inliers)
+    rest, search = np.flatnonzero(~homography.inliers), replace(config, max_iterations=MOST_ITERATIONS)
     for _ in range(PLANES - 1):
         if len(rest) < LEAST_OF_PLANE:
             break
         left = points.of(rest)
-        H = rough_homography(left.points0, left.points1, config)
+        H = rough_homography(left.points0, left.points1, search)
         if H is None:
             break
         near = np.linalg.norm(warp_points(left.points0, H) - left.points1, axis=1) < config.threshold_px  # False for NaN
