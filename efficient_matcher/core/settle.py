@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
-NOISE = 0.4  # standard deviation of a keypoint's place along an axis, by its spread: 0.25 on clean pictures, 0.5 on dim, noisy ones
+NOISE = 0.4  # standard deviation of a keypoint's place along an axis, by its spread: 0.25 on clean pictures, 0.5 on noisy ones
 REFINED_NOISE = 0.2  # the same of a match that the images have placed
 USUAL_SPREAD = 1.0  # px, of keypoints whose own is not known
 LEAST_VARIANCE = 1e-4  # px^2
@@ -80,7 +80,8 @@ def settle(matches: Matches, features0: Features, features1: Features, homograph
     settled = _settled(points, homography.matrix, config.threshold_px)
     if settled is None:
         return None
-    rest, search = np.flatnonzero(~homography.inliers), replace(config, max_iterations=MOST_ITERATIONS)
+    rest = np.flatnonzero(~homography.inliers)
+    search = replace(config, max_iterations=min(MOST_ITERATIONS, config.max_iterations))
     for _ in range(PLANES - 1):
         if len(rest) < LEAST_OF_PLANE:
             break

@@ -34,8 +34,8 @@ INLINE void raise_to(float *row, const float *near, const float *far, int64_t co
 }
 
 /* Pixels that are the largest within `radius` and at least `least`, in raster order; of equal ones within the radius
- * of each other the first. scores [height,width]; rows is space for 2 * radius + 1 times
- * ROW_FLOATS(width + 2 * radius) floats, flags for width + FLAGS bytes of 0, sites for height * width numbers. Returns how many there are. */
+ * of each other the first. scores [height,width]; rows is space for (2 * radius + 1) * ROW_FLOATS(width + 2 * radius)
+ * floats, flags for width + FLAGS bytes of 0, sites for height * width numbers. Returns how many there are. */
 KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int64_t radius, float least, float *rows,
                         uint8_t *flags, int64_t *sites)
 {
