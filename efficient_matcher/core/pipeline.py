@@ -127,8 +127,7 @@ class Matcher:
             seen0 = stages.match.seen(features0, turned.quarter_turns)
             matches = _refined(View(frame0, frame1, seen0, features1), matches, stages.config)
             clock.lap("refine")
-        homography = fit_matches(features0, features1, matches, stages.config.geometry)
-        matches = _settled(matches, features0, features1, homography, stages.config)
+        matches, homography = _fitted(matches, features0, features1, stages.config)
         clock.lap("homography")
         return PairResult(features0, features1, matches, homography, clock.timings(), frame0=frame0, frame1=frame1,
                           depth=turned.depth, quarter_turns=turned.quarter_turns)
@@ -144,8 +143,7 @@ class Matcher:
         seen0 = stages.match.seen(result.features0, result.quarter_turns)
         matches = _refined(View(frame0, frame1, seen0, result.features1), result.matches, stages.config)
         clock.lap("refine")
-        homography = fit_matches(result.features0, result.features1, matches, stages.config.geometry)
-        matches = _settled(matches, result.features0, result.features1, homography, stages.config)
+        matches, homography = _fitted(matches, result.features0, result.features1, stages.config)
         clock.lap("homography")
         return replace(result, matches=matches, homography=homography, timings=clock.timings(), track_ids=None,
                        frame0=frame0, frame1=frame1)
@@ -203,12 +201,13 @@ def _refined(view: View, matches: Matches, config: Config) -> Matches:
     return refiner.guide(matches, H, config.match.score_threshold)
 
 
-def _settled(matches: Matches, features0: Features, features1: Features, homography: Homography,
-             config: Config) -> Matches:
+def _fitted(matches: Matches, features0: Features, features1: Features, config: Config) -> tuple[Matches, Homography]:
+    """The homography of matches as they were measured, and the matches settled about it where the settings say so."""
+    homography = fit_matches(features0, features1, matches, config.geometry)
     settled1 = None
     if config.geometry.settle:
         settled1 = settle(matches, features0, features1, homography, config.geometry)
-    return replace(matches, settled1=settled1)
+    return replace(matches, settled1=settled1), homography
 
 
 def _rough(view: View, matches: Matches, config: Config) -> NDArray[np.float64] | None:

@@ -27,6 +27,7 @@ from efficient_matcher.config import GeometryConfig
 from efficient_matcher.core import native
 from efficient_matcher.core.geometry import rough_homography, warp_points
 from efficient_matcher.core.local_maps import DIAGONAL_PX, LocalMaps, constants, some_of
+from efficient_matcher.core.motion import project, zoom
 from efficient_matcher.records import Features, Homography, Matches
 
 Array = NDArray[np.float64]
@@ -126,12 +127,10 @@ def _settled(points: _Points, H: Array, threshold: float) -> Floats | None:
 def _residuals(points0: Floats, points1: Floats, H: Array, far: float) -> tuple[Floats, Floats]:
     """What points 1 are off a homography, [K,2] px, NaN beyond its horizon or where that is farther than `far`; and by how
     much it magnifies areas there [K]."""
-    x, y, depth = H @ np.column_stack([points0, np.ones(len(points0))]).T
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        residuals = points1 - np.stack([x / depth, y / depth], axis=1)
-        known = (depth > 0) & (np.square(residuals).sum(1) < far**2)
-        zooms = (abs(np.linalg.det(H)) / depth**3).astype(np.float32)
-    return np.where(known[:, None], residuals, np.nan).astype(np.float32), zooms
+    places, slopes = project(points0.astype(np.float64), H)
+    residuals = points1 - places
+    known = np.square(residuals).sum(1) < far**2  # False for NaN
+    return np.where(known[:, None], residuals, np.nan).astype(np.float32), np.square(zoom(slopes)).astype(np.float32)
 
 
 def _moves(places0: Floats, residuals: Floats, variances: Floats, known: Indices, threshold: float) -> Floats:

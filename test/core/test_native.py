@@ -231,7 +231,7 @@ def test_patches_and_neighbours_fit_into_the_space_there_is_for_them() -> None:
     assert max(_pattern(radius).places.shape[1] for radius in (RADIUS, RADIUS_OF_MANY)) <= native.MOST_SAMPLES
     assert NEIGHBOURS + 1 <= native.NEAREST
     sources = "".join(path.read_text() for path in (Path(native.__file__).parent / "kernels").glob("*.[ch]"))
-    for name in ("MOST_SAMPLES", "NEAREST", "INTERFACE", "FLAGS", "MOMENTS"):
+    for name in ("MOST_SAMPLES", "NEAREST", "INTERFACE", "FLAGS", "LINE", "MOMENTS"):
         assert re.search(rf"#define {name} {getattr(native, name)}\b", sources), name
 
 

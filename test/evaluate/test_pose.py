@@ -8,9 +8,9 @@ import pytest
 
 from efficient_matcher.core.geometry import fit_homography
 from efficient_matcher.config import GeometryConfig
-from efficient_matcher.evaluate.pose import (PoseOutcome, PosePair, epipolar_distances, estimate_pose, normalised,
+from efficient_matcher.evaluate.pose import (_outcome, PoseOutcome, PosePair, epipolar_distances, estimate_pose, normalised,
                                              pose_errors_deg, run_pose, scaled_intrinsics, summarize_poses)
-from efficient_matcher.records import Features, Matches, PairResult
+from efficient_matcher.records import Features, Homography, Matches, PairResult
 
 K = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
 BLACK = np.zeros((480, 640), np.uint8)
@@ -119,6 +119,25 @@ def test_figures_by_hand() -> None:
     assert figures[1]["auc"] == pytest.approx({"5": 75.0, "10": 87.5, "20": 93.75})
     assert figures[0]["precision"] == 25.0 and figures[0]["precision_3px"] is None
     assert figures[0]["matching_score"] == pytest.approx(10.0)
+
+
+def test_our_own_fit_takes_points_as_measured_and_ransac_as_settled() -> None:
+    rng = np.random.default_rng(5)
+    points = rng.uniform((100, 80), (540, 400), (60, 2)).astype(np.float32)
+    exact = points + np.column_stack([rng.uniform(5, 40, 60), np.zeros(60)]).astype(np.float32)  # by depth, along x
+    moved = exact + rng.normal(0, 0.5, points.shape).astype(np.float32)
+    features = [Features(own, np.ones(60, np.float32), np.zeros((60, 4), np.float32), (640, 480)) for own in (points, moved)]
+    T = np.eye(4)
+    T[0, 3] = 1
+    pair = PosePair("pair", BLACK, BLACK, K, K, T)
+    indices = np.repeat(np.arange(60, dtype=np.int32)[:, None], 2, axis=1)
+    found = []
+    for settled1 in (None, exact):
+        matches = Matches(indices, np.ones(60, np.float32), settled1=settled1)
+        result = PairResult(*features, matches, Homography(None, np.zeros(60, bool), np.eye(8), 0.0))
+        found.append(_outcome(0, pair, "method", result, GeometryConfig()))
+    assert found[0].fit_error_deg == found[1].fit_error_deg
+    assert found[1].error_deg < 0.05 < found[0].error_deg
 
 
 def test_no_keypoints_is_a_failure_not_an_error() -> None:

@@ -97,6 +97,21 @@ def test_a_camera_that_turned_is_known_by_its_rays(stream: CameraStream, warped_
     assert row["valid"] == 1 and np.array_equal(row["R"], pose.rotation.ravel()) and row["ref_nanosec"] == 0
 
 
+def test_matches_are_published_settled_and_poses_are_of_them_as_measured(tiny_bundle: Path, warped_pair: Any,
+                                                                         warnings: list[str]) -> None:
+    outputs, poses = [], []
+    for settle in (True, False):
+        config = Config().with_values({"input.width": 320, "input.height": 240, "model.threads": 1, "geometry.settle": settle})
+        stream = CameraStream(Matcher.from_bundle(tiny_bundle, config), warnings.append)
+        stream.set_camera_info(0, camera_info())
+        stream.process((image_message(warped_pair.image0, 0),))
+        outputs.append(stream.process((image_message(warped_pair.image1, 33),)))
+        poses.append(stream.relative_pose(outputs[-1], stream.rays0(outputs[-1])))
+    np.testing.assert_array_equal(poses[0].rotation, poses[1].rotation)
+    np.testing.assert_array_equal(outputs[0].result.homography.matrix, outputs[1].result.homography.matrix)
+    assert np.abs(outputs[0].rays - outputs[1].rays).max() > 1e-5
+
+
 def test_without_camera_info_there_is_no_pose(stream: CameraStream, warped_pair: Any) -> None:
     stream.process((image_message(warped_pair.image0, 0),))
     output = stream.process((image_message(warped_pair.image1, 33),))

@@ -3,7 +3,6 @@
 #include "kernels.h"
 
 #define MOST_STEPS 8
-#define ROW_FLOATS(count) (((count) + 15) & ~(int64_t)15) /* so that rows begin at lines of the cache */
 
 /* Of rows, or of pixels in a row: a maximum over some of them, that of itself `near` and `far` ahead included, is one
  * over up to three times as many. */
@@ -34,12 +33,12 @@ INLINE void raise_to(float *row, const float *near, const float *far, int64_t co
 }
 
 /* Pixels that are the largest within `radius` and at least `least`, in raster order; of equal ones within the radius
- * of each other the first. scores [height,width]; rows is space for (2 * radius + 1) * ROW_FLOATS(width + 2 * radius)
+ * of each other the first. scores [height,width]; rows is space for (2 * radius + 1) * PADDED(width + 2 * radius)
  * floats, flags for width + FLAGS bytes of 0, sites for height * width numbers. Returns how many there are. */
 KERNEL int64_t em_peaks(const float *scores, int64_t height, int64_t width, int64_t radius, float least, float *rows,
                         uint8_t *flags, int64_t *sites)
 {
-    const int64_t window = 2 * radius + 1, padded = width + 2 * radius, stride = ROW_FLOATS(padded);
+    const int64_t window = 2 * radius + 1, padded = width + 2 * radius, stride = PADDED(padded); /* rows begin at lines */
     int64_t found = 0;
     Step steps[MOST_STEPS];
     const int count = steps_to(radius, steps);

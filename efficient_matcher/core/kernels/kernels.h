@@ -36,6 +36,9 @@
 INLINE float smaller(float a, float b) { return a < b ? a : b; }
 INLINE float larger(float a, float b) { return a > b ? a : b; }
 
+#define LINE 16 /* floats of a cache line */
+#define PADDED(count) (((count) + LINE - 1) & ~(int64_t)(LINE - 1))
+
 #define WORD 8
 #define FLAGS 64
 

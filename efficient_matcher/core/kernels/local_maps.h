@@ -6,9 +6,7 @@
 
 #define MOMENTS 12
 #define BLOCK 32
-#define LANES 16
 #define LAST_BIT (1 << 8)
-#define PADDED(count) (((count) + LANES - 1) & ~(int64_t)(LANES - 1))
 
 /* As core/local_maps.py has them, under the same names; neighbours: as its callers have it. */
 typedef struct {
