@@ -149,10 +149,10 @@ def _both(options: FinetuneOptions, recipe: Any, images: Any, processes: int) ->
 
 
 def _recipe(options: FinetuneOptions, what: str) -> Any:
-    from efficient_matcher.learn import finetune
+    from efficient_matcher.learn import finetune_recipes as recipes
     from efficient_matcher.learn.recipe import find_recipe, read_recipe
-    kind = {"superpoint": finetune.SuperPointFinetuning, "superglue": finetune.SuperGlueFinetuning,
-            "both": finetune.JointFinetuning}[what]
+    kind = {"superpoint": recipes.SuperPointFinetuning, "superglue": recipes.SuperGlueFinetuning,
+            "both": recipes.JointFinetuning}[what]
     recipe = options.settings or (read_recipe(find_recipe(options.recipe), kind) if options.recipe else kind())
     loop = loop_of(options, recipe)
     pairs = recipe.pairs

@@ -7,7 +7,7 @@ from typing import Literal
 
 from efficient_matcher.learn.adaptation import AdaptationConfig
 from efficient_matcher.learn.data import PairConfig
-from efficient_matcher.learn.finetune import JointFinetuning
+from efficient_matcher.learn.finetune_recipes import JointFinetuning
 from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.shapes import ShapeConfig
 from efficient_matcher.learn.train_superglue import SuperGlueTraining

@@ -135,7 +135,7 @@ def _dimensions(network: Network) -> dict[str, _Dimension]:
     if isinstance(network, SuperPoint):
         widths = dict(config.encoder, Pa=config.detector_width, Da=config.descriptor_width)
         found = {name: _Dimension(f"conv{name}", width) for name, width in widths.items()}
-        return {**found, "location": _Dimension("location.fuse", config.location_width)} if network.location else found
+        return {**found, "location": _Dimension("location.fuse", config.location_width)} if config.location_width else found
     found = {f"kenc.{i}": _Dimension(f"kenc.encoder.{3 * i}", width) for i, width in enumerate(config.keypoint_encoder)}
     for i, layer in enumerate(network.gnn.layers):
         found[f"gnn.{i}.hidden"] = _Dimension(f"gnn.layers.{i}.mlp.0", layer.mlp[0].bias.numel())
@@ -222,7 +222,7 @@ def _superpoint_config(network: SuperPoint) -> Any:
     encoder = network.config.encoder
     return replace(network.config, widths=tuple(width(f"conv{name}") if name in encoder else 0 for name in ENCODER),
                    detector_width=width("convPa"), descriptor_width=width("convDa"), descriptor_dim=width("convDb"),
-                   location_width=width("location.lateral2") if network.location is not None else 0)
+                   location_width=width("location.lateral2") if network.config.location_width else 0)
 
 
 def _copied(network: Network) -> Network:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from efficient_matcher.learn.onnx_graph import FLOAT, UINT8, Dims, Graph, fold_batch_norm
-from efficient_matcher.learn.superpoint import CELL, ENCODER, LocationBranch, SuperPoint
+from efficient_matcher.learn.superpoint import CELL, ENCODER, DirectLocation, LocationBranch, SuperPoint
 
 BLOCK = 4  # pixels a side of the strided location convolutions
 
@@ -25,13 +25,11 @@ def extractor_model(network: SuperPoint) -> onnx.ModelProto:
     """Graph with input `image` uint8 [1,1,H,W], outputs `scores` [1,H,W] and `descriptors` [1,H/8,W/8,D]."""
     graph = Graph("superpoint")
     x = graph.add("Cast", "image/float", "image", to=FLOAT)
-    maps = []
+    maps = {}
     for name in network.config.encoder:
-        if name in pooled_before(network):
+        if name in network.config.pooled:
             x = graph.add("MaxPool", f"pool{name[0]}", x, kernel_shape=[2, 2], strides=[2, 2])
-        x = _conv(graph, network, name, x)
-        if name.endswith("b"):
-            maps.append(x)
+        x = maps[network.config.scale(name)] = _conv(graph, network, name, x)
     logits = graph.conv("convPb", _conv(graph, network, "Pa", x), network.convPb.weight, network.convPb.bias)
     if network.location is not None:
         logits = graph.add("Add", "location", logits, _located(graph, network.location, maps))
@@ -39,11 +37,6 @@ def extractor_model(network: SuperPoint) -> onnx.ModelProto:
     coarse = graph.conv("convDb", _conv(graph, network, "Da", x), network.convDb.weight, network.convDb.bias)
     graph.add("Transpose", "descriptors", coarse, perm=[0, 2, 3, 1])
     return graph.model({"image": (UINT8, [1, 1, "H", "W"])}, outputs_of(network))
-
-
-def pooled_before(network: SuperPoint) -> tuple[str, ...]:
-    """Convolutions whose input is the pooled output of the one before."""
-    return ("3a", "4a") if network.config.half_stem else ("2a", "3a", "4a")
 
 
 def outputs_of(network: SuperPoint) -> dict[str, tuple[int, Dims]]:
@@ -82,25 +75,32 @@ def scores_of_cells(graph: Graph, x: str) -> None:
     graph.add("Unsqueeze", "scores", x, graph.shape(0))
 
 
-def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> str:
-    """Location logits [1,65,H/8,W/8] (zero for the dustbin) from the maps at 1/1, 1/2, 1/4 and 1/8."""
-    x1, x2, x4, x8 = maps
-
-    def lateral(scale: int, x: str) -> str:
-        layer = getattr(branch, f"lateral{scale}")
-        return graph.conv(f"location/lateral{scale}", x, layer.weight, layer.bias)
-
-    coarse = graph.add("Add", "location/add4", lateral(4, x4), _doubled(graph, "location/up8", lateral(8, x8)))
-    half = graph.add("Add", "location/add2", lateral(2, x2), _doubled(graph, "location/up4", coarse))
-    half = graph.add("Relu", "location/half", half)
+def _located(graph: Graph, branch: LocationBranch | DirectLocation, maps: dict[int, str]) -> str:
+    """Location logits [1,65,H/8,W/8] (zero for the dustbin) from the maps by scale."""
+    direct = isinstance(branch, DirectLocation)
+    half = maps[2] if direct else _gated(graph, branch, maps)
     fuse_weights = block_convolution(branch.fuse.weight, branch.fuse.bias, 2)
     blocks = graph.conv("location/fuse", half, *fuse_weights, strides=[2, 2])
-    if branch.full is not None:
+    if direct:
+        coarse = graph.conv("location/coarse", maps[4], branch.coarse.weight, branch.coarse.bias)
+        blocks = graph.add("Add", "location/blocks", coarse, blocks)
+    elif branch.full is not None:
         full_weights = block_convolution(branch.full.weight, branch.full.bias, 1)
-        full = graph.conv("location/full", x1, *full_weights, strides=[4, 4])
+        full = graph.conv("location/full", maps[1], *full_weights, strides=[4, 4])
         blocks = graph.add("Add", "location/blocks", full, blocks)
     return graph.conv("location/cells", blocks, cells_of_blocks(), torch.zeros(CELL * CELL + 1), strides=[2, 2],
                       pads=[0] * 4)
+
+
+def _gated(graph: Graph, branch: LocationBranch, maps: dict[int, str]) -> str:
+    """The hidden layer of a location branch [1,C,H/2,W/2]."""
+    def lateral(scale: int) -> str:
+        layer = getattr(branch, f"lateral{scale}")
+        return graph.conv(f"location/lateral{scale}", maps[scale], layer.weight, layer.bias)
+
+    coarse = graph.add("Add", "location/add4", lateral(4), _doubled(graph, "location/up8", lateral(8)))
+    half = graph.add("Add", "location/add2", lateral(2), _doubled(graph, "location/up4", coarse))
+    return graph.add("Relu", "location/half", half)
 
 
 def _doubled(graph: Graph, name: str, x: str) -> str:

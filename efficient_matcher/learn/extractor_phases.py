@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from efficient_matcher.learn.extractor_graph import folded, outputs_of, scores_of_cells
 from efficient_matcher.learn.onnx_graph import FLOAT, UINT8, Graph
-from efficient_matcher.learn.superpoint import CELL, LocationBranch, SuperPoint
+from efficient_matcher.learn.superpoint import CELL, DirectLocation, LocationBranch, SuperPoint
 
 RUN = 4  # pixels of a row that the first convolution takes as channels
 STEM_RUN = 8  # the same of the half stem
@@ -29,14 +29,13 @@ Size = tuple[int, int]
 def phased_extractor_model(network: SuperPoint) -> onnx.ModelProto:
     """As `extractor_model`: input `image`, outputs `scores` and `descriptors`, equal up to rounding."""
     graph = Graph("superpoint_phases")
-    x1, x = (_half_stem if network.config.half_stem else _first_layers)(graph, network)
-    maps = [x1]
-    for name in list(network.config.encoder)[2:]:
-        if name in ("3a", "4a"):
+    config = network.config
+    x1, x = (_half_stem if config.half_stem else _first_layers)(graph, network)
+    maps = {config.scale("1b"): x1}
+    for name in list(config.encoder)[2:]:
+        if name in config.pooled and name[0] != "2":  # before those, the first layers have pooled
             x = graph.add("MaxPool", f"pool{name[0]}", x, kernel_shape=[2, 2], strides=[2, 2])
-        x = graph.conv(f"conv{name}", x, *folded(network, name), relu=True)
-        if name.endswith("b"):
-            maps.append(x)
+        x = maps[config.scale(name)] = graph.conv(f"conv{name}", x, *folded(network, name), relu=True)
     _scores(graph, network, maps)
     x = graph.conv("convDa", x, *folded(network, "Da"), relu=True)
     x = graph.conv("convDb", x, network.convDb.weight, network.convDb.bias)
@@ -79,34 +78,48 @@ def _regrouped(graph: Graph, name: str, x: str, channels: int) -> str:
     return graph.add("Transpose", name, x, perm=[0, 3, 1, 2])
 
 
-def _scores(graph: Graph, network: SuperPoint, maps: list[str]) -> None:
+def _scores(graph: Graph, network: SuperPoint, maps: dict[int, str]) -> None:
     """Only what sets a location apart from the dustbin counts in the softmax: 64 channels, and zero for the dustbin."""
     weight, bias = network.convPb.weight.double(), network.convPb.bias.double()
-    x = graph.conv("convPa", maps[-1], *folded(network, "Pa"), relu=True)
+    x = graph.conv("convPa", maps[CELL], *folded(network, "Pa"), relu=True)
     x = graph.conv("convPb", x, weight[:-1] - weight[-1:], bias[:-1] - bias[-1:])
     if network.location is not None:
-        for name, located in _located(graph, network.location, maps).items():
+        direct = isinstance(network.location, DirectLocation)
+        for name, located in (_directly_located if direct else _located)(graph, network.location, maps).items():
             x = graph.add("Add", f"location/add_{name}", x, located)
     x = graph.add("Transpose", "scores/cells_last", x, perm=[0, 2, 3, 1])
     x = graph.add("Pad", "scores/dustbin", x, graph.shape(0, 0, 0, 0, 0, 0, 0, 1))
     scores_of_cells(graph, graph.add("Softmax", "scores/softmax", x, axis=-1))
 
 
-def _located(graph: Graph, branch: LocationBranch, maps: list[str]) -> dict[str, str]:
+def _located(graph: Graph, branch: LocationBranch, maps: dict[int, str]) -> dict[str, str]:
     """What the map at 1/1, if any, and those at 1/2 to 1/8 add to the location logits: each [1,64,H/8,W/8]."""
-    x1, x2, x4, x8 = maps
-    up = graph.conv("location/lateral8", x8, *_repeated(branch.lateral8, 8))
+    up = graph.conv("location/lateral8", maps[8], *_repeated(branch.lateral8, 8))
     up = _doubled_rows(graph, "location/up8", up, 4 * len(branch.lateral8.bias))
-    x = graph.conv("location/lateral4", x4, *_repeated(branch.lateral4, 4))
+    x = graph.conv("location/lateral4", maps[4], *_repeated(branch.lateral4, 4))
     x = graph.add("Add", "location/add4", x, up)
-    x2 = _grouped(graph, "location/lateral2", x2, branch.lateral2.weight, branch.lateral2.bias, outputs=BLOCK)
+    x2 = _grouped(graph, "location/lateral2", maps[2], branch.lateral2.weight, branch.lateral2.bias, outputs=BLOCK)
     half = graph.add("Relu", "location/half", graph.add("Add", "location/add2", x, x2))
     order = _cell_order(CELL // 2)
     weight, bias = grouped_convolution(branch.fuse.weight, branch.fuse.bias, BLOCK, (CELL // 2, CELL // 2))
     located = {"fuse": graph.conv("location/fuse", half, weight[order], bias[order], strides=[2, 2], pads=[1] * 4)}
     if branch.full is not None:
         parts = branch.full.weight, branch.full.bias
-        located["full"] = _grouped(graph, "location/full", x1, *parts, inputs=BLOCK, outputs=(CELL, CELL))
+        located["full"] = _grouped(graph, "location/full", maps[1], *parts, inputs=BLOCK, outputs=(CELL, CELL))
+    return located
+
+
+def _directly_located(graph: Graph, branch: DirectLocation, maps: dict[int, str]) -> dict[str, str]:
+    """As `_located`, of a branch that adds up what the maps at 1/2 and 1/4 say."""
+    located = {}
+    for name, layer, scale in (("fuse", branch.fuse, 2), ("coarse", branch.coarse, 4)):
+        sites = CELL // scale  # of a cell's side in that map
+        order, (weight, bias) = _cell_order(sites, scale), grouped_convolution(layer.weight, layer.bias,
+                                                                               outputs=(sites, sites))
+        before = _blocks_before(layer.weight.shape[2], 1)
+        pads = [before] * 2 + [weight.shape[2] - before - sites] * 2
+        located[name] = graph.conv(f"location/{name}", maps[scale], weight[order], bias[order],
+                                   strides=[sites, sites], pads=pads)
     return located
 
 
@@ -131,7 +144,7 @@ def _grouped(graph: Graph, name: str, x: str, weight: Tensor, bias: Tensor, inpu
     return graph.conv(name, x, merged, biases, relu=relu, strides=strides, pads=[*before, *after])
 
 
-def grouped_convolution(weight: Tensor, bias: Tensor, inputs: Size, outputs: Size,
+def grouped_convolution(weight: Tensor, bias: Tensor, inputs: Size = (1, 1), outputs: Size = (1, 1),
                         stride: int = 1) -> tuple[Tensor, Tensor]:
     """A convolution [out,in,k,k], padded by (k - 1) // 2, between maps whose pixels are dealt out to channels.
 
@@ -165,7 +178,7 @@ def _repeated(layer: nn.Conv2d, times: int) -> tuple[Tensor, Tensor]:
     return layer.weight.repeat(times, 1, 1, 1), layer.bias.repeat(times)
 
 
-def _cell_order(blocks: int) -> list[int]:
-    """For each pixel of a cell, row by row, its channel after blocks of 2x2 sub-pixels, block by block."""
-    order = np.arange(4 * blocks * blocks).reshape(blocks, blocks, 2, 2)
+def _cell_order(blocks: int, side: int = 2) -> list[int]:
+    """For each pixel of a cell, row by row, its channel after blocks of `side` x `side` sub-pixels, block by block."""
+    order = np.arange((side * blocks) ** 2).reshape(blocks, blocks, side, side)
     return order.transpose(0, 2, 1, 3).ravel().tolist()

@@ -14,8 +14,8 @@ from efficient_matcher.learn.compute import Compute
 from efficient_matcher.learn.data import ImageSet, pair_batch
 from efficient_matcher.learn.distill import assignment_distillation
 from efficient_matcher.learn.finetune import (
-    JointFinetuning, Labels, Pruning, SuperGlueFinetuning, answers, begun_loop, extractor_loss, extractor_training,
-    no_labels)
+    Labels, Pruning, answers, begun_loop, extractor_loss, extractor_training, no_labels)
+from efficient_matcher.learn.finetune_recipes import JointFinetuning, SuperGlueFinetuning
 from efficient_matcher.learn.fold import sparse_form
 from efficient_matcher.learn.keypoints import centroids, sharp_peaks
 from efficient_matcher.learn.superglue import SuperGlue

@@ -13,8 +13,7 @@ def superpoint_macs(config: SuperPointConfig, size: tuple[int, int] = IMAGE_SIZE
     """Of one image of (width, height), as `extractor_graph.py` lays the network out."""
     pixels, inputs, total = size[0] * size[1], 1, 0
     for name, width in config.encoder.items():
-        halvings = 1 if config.half_stem and name[0] == "1" else int(name[0]) - 1
-        total += _kernel(config, name) * inputs * width * pixels // 4 ** halvings
+        total += _kernel(config, name) * inputs * width * pixels // config.scale(name) ** 2
         inputs = width
     heads = (9 * inputs * (config.detector_width + config.descriptor_width) + config.detector_width * (CELL * CELL + 1)
              + config.descriptor_width * config.descriptor_dim)
@@ -39,10 +38,13 @@ def _kernel(config: SuperPointConfig, name: str) -> int:
 
 def _location_macs(config: SuperPointConfig) -> int:
     """Of the location branch, per cell of 8x8 pixels."""
-    width, (_, w1, _, w2, _, w4, _, w8) = config.location_width, config.widths
-    if not width:
+    width, widths = config.location_width, {scale: config.encoder[name] for scale, name in config.scales.items()}
+    if not width and not config.direct_location:
         return 0
-    lateral = width * (16 * w2 + 4 * w4 + w8)
-    full = 0 if config.half_stem else 36 * w1
-    blocks = 4 * 16 * (16 * width + full)  # four blocks a cell: 4x4 and 6x6 convolutions to 16 outputs
-    return lateral + blocks + (CELL * CELL + 1) * 16 * 4
+    # four blocks a cell: 4x4 and 6x6 convolutions to 16 outputs
+    if config.direct_location:
+        blocks = 4 * 16 * (16 * widths[2] + widths[4])
+    else:
+        lateral = width * (16 * widths[2] + 4 * widths[4] + widths[8])
+        blocks = lateral + 4 * 16 * (16 * width + 36 * widths.get(1, 0))
+    return blocks + (CELL * CELL + 1) * 16 * 4

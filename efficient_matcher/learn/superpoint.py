@@ -24,6 +24,7 @@ CELL = 8
 ENCODER = ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b")  # two layers at each of 1/1, 1/2, 1/4, 1/8
 # At full resolution batch normalisation takes a third of a training step's time and is not missed.
 FULL_RESOLUTION = ("1a", "1b")
+OPTIONAL = ("2a", "2b", "3a")  # of a half stem: layers that can be left out
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,37 @@ class SuperPointConfig:
     batch_norm: bool = False  # after all 3x3 convolutions but the two at full resolution (see FULL_RESOLUTION)
     location_width: int = 0  # channels of the high-resolution location branch; 0 leaves it out
     half_stem: bool = False  # 1a takes 6x6 pixels at a stride of 2 and nothing is pooled before 2a: no full-resolution map
+    direct_location: bool = False  # with a half stem, a location branch without a hidden layer (see DirectLocation)
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(ENCODER):
             raise ValueError(f"SuperPoint needs {len(ENCODER)} encoder widths, got {len(self.widths)}")
         left_out = {name for name, width in zip(ENCODER, self.widths) if not width}
-        if left_out - ({"2a"} if self.half_stem else set()):
-            raise ValueError(f"encoder layer {min(left_out)} has no channels; only 2a of a half stem may be left out")
+        if wrong := left_out - set(OPTIONAL if self.half_stem else ()):
+            raise ValueError(f"encoder layer {min(wrong)} has no channels; only {', '.join(OPTIONAL)} of a half stem may "
+                             "be left out")
+        if self.direct_location and (self.location_width or not self.half_stem):
+            raise ValueError("direct_location goes with a half stem, and in place of a location branch of some width")
 
     @property
     def encoder(self) -> dict[str, int]:
-        """Width of each encoder layer there is: all of ENCODER, but for a 2a of width 0."""
+        """Width of each encoder layer there is: all of ENCODER, but for those of width 0."""
         return {name: width for name, width in zip(ENCODER, self.widths) if width}
+
+    def scale(self, name: str) -> int:
+        """Pixels a side of the image to one of the map that encoder layer `name` writes."""
+        return 2 if self.half_stem and name[0] == "1" else 2 ** (int(name[0]) - 1)
+
+    @property
+    def scales(self) -> dict[int, str]:
+        """The last encoder layer of each scale, finest first."""
+        return {self.scale(name): name for name in self.encoder}
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """Encoder layers whose input is the pooled output of the one before."""
+        names = list(self.encoder)
+        return tuple(name for before, name in zip(names, names[1:]) if self.scale(name) > self.scale(before))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and model cards."""
@@ -68,20 +88,39 @@ class LocationBranch(nn.Module):
     convolution reads the full-resolution map directly, where there is one.
     """
 
-    def __init__(self, widths: tuple[int, ...], width: int, half_stem: bool = False) -> None:
+    def __init__(self, config: SuperPointConfig) -> None:
         super().__init__()
-        self.lateral2 = nn.Conv2d(widths[3], width, 1)
-        self.lateral4 = nn.Conv2d(widths[5], width, 1)
-        self.lateral8 = nn.Conv2d(widths[7], width, 1)
+        widths, width = {scale: config.encoder[name] for scale, name in config.scales.items()}, config.location_width
+        self.lateral2 = nn.Conv2d(widths[2], width, 1)
+        self.lateral4 = nn.Conv2d(widths[4], width, 1)
+        self.lateral8 = nn.Conv2d(widths[8], width, 1)
         self.fuse = nn.Conv2d(width, 4, 3, padding=1)
-        self.full = None if half_stem else nn.Conv2d(widths[1], 1, 3, padding=1)
+        self.full = nn.Conv2d(widths[1], 1, 3, padding=1) if 1 in widths else None
 
-    def forward(self, x1: Tensor, x2: Tensor, x4: Tensor, x8: Tensor) -> Tensor:
-        """Maps at 1/1, 1/2, 1/4, 1/8 -> location logits [B,64,H/8,W/8]."""
-        coarse = F.interpolate(self.lateral8(x8), scale_factor=2, mode="nearest") + self.lateral4(x4)
-        half = F.relu(F.interpolate(coarse, scale_factor=2, mode="nearest") + self.lateral2(x2))
+    def forward(self, maps: dict[int, Tensor]) -> Tensor:
+        """Maps by scale, at 1/2, 1/4, 1/8 and 1/1 where there is one -> location logits [B,64,H/8,W/8]."""
+        coarse = F.interpolate(self.lateral8(maps[8]), scale_factor=2, mode="nearest") + self.lateral4(maps[4])
+        half = F.relu(F.interpolate(coarse, scale_factor=2, mode="nearest") + self.lateral2(maps[2]))
         pixels = F.pixel_shuffle(self.fuse(half), 2)
-        pixels = pixels if self.full is None else pixels + self.full(x1)
+        pixels = pixels if self.full is None else pixels + self.full(maps[1])
+        return F.pixel_unshuffle(pixels, CELL)
+
+
+class DirectLocation(nn.Module):
+    """A location branch of half the cost: the evidence of the maps at 1/2 and 1/4 is added up as it is.
+
+    A 3x3 convolution gives the four pixels of each half-resolution site, a 1x1 one the sixteen of each at 1/4. Without
+    the hidden layer nothing of the context gates what is seen nearby; the softmax over the cell still multiplies them.
+    """
+
+    def __init__(self, config: SuperPointConfig) -> None:
+        super().__init__()
+        self.fuse = nn.Conv2d(config.encoder[config.scales[2]], 4, 3, padding=1)
+        self.coarse = nn.Conv2d(config.encoder[config.scales[4]], 16, 1)
+
+    def forward(self, maps: dict[int, Tensor]) -> Tensor:
+        """Maps by scale, at 1/2 and 1/4 -> location logits [B,64,H/8,W/8]."""
+        pixels = F.pixel_shuffle(self.fuse(maps[2]), 2) + F.pixel_shuffle(self.coarse(maps[4]), 4)
         return F.pixel_unshuffle(pixels, CELL)
 
 
@@ -99,9 +138,9 @@ class SuperPoint(nn.Module):
         self.convPb = nn.Conv2d(config.detector_width, CELL * CELL + 1, 1)
         self._add_conv("Da", previous, config.descriptor_width)
         self.convDb = nn.Conv2d(config.descriptor_width, config.descriptor_dim, 1)
-        self.location = None
-        if config.location_width:
-            self.location = LocationBranch(config.widths, config.location_width, config.half_stem)
+        self.location: LocationBranch | DirectLocation | None = None
+        if config.location_width or config.direct_location:
+            self.location = (DirectLocation if config.direct_location else LocationBranch)(config)
 
     def _add_conv(self, name: str, inputs: int, outputs: int) -> None:
         strided = self.config.half_stem and name == "1a"
@@ -121,16 +160,20 @@ class SuperPoint(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Detector logits [B,65,H/8,W/8] and unnormalised descriptors [B,D,H/8,W/8]."""
-        x1 = self._conv("1b", self._conv("1a", image))
-        x2 = x1 if self.config.half_stem else F.max_pool2d(x1, 2)
-        x2 = self._conv("2b", self._conv("2a", x2) if "2a" in self.config.encoder else x2)
-        x4 = self._conv("3b", self._conv("3a", F.max_pool2d(x2, 2)))
-        x8 = self._conv("4b", self._conv("4a", F.max_pool2d(x4, 2)))
-        logits = self.convPb(self._conv("Pa", x8))
+        maps = self._maps(image)
+        logits = self.convPb(self._conv("Pa", maps[CELL]))
         if self.location is not None:
-            located = logits[:, :-1] + self.location(x1, x2, x4, x8)
+            located = logits[:, :-1] + self.location(maps)
             logits = torch.cat([located, logits[:, -1:]], dim=1)
-        return logits, self.convDb(self._conv("Da", x8))
+        return logits, self.convDb(self._conv("Da", maps[CELL]))
+
+    def _maps(self, image: Tensor) -> dict[int, Tensor]:
+        """What the last encoder layer of each scale writes, by scale."""
+        x, maps = image, {}
+        for name in self.config.encoder:
+            x = self._conv(name, F.max_pool2d(x, 2) if name in self.config.pooled else x)
+            maps[self.config.scale(name)] = x
+        return maps
 
 
 def score_map(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 from efficient_matcher.cli import main
-from efficient_matcher.learn.finetune import JointFinetuning, SuperGlueFinetuning, SuperPointFinetuning
+from efficient_matcher.learn.finetune_recipes import JointFinetuning, SuperGlueFinetuning, SuperPointFinetuning
 from efficient_matcher.learn.pruning import RECIPES
 from efficient_matcher.learn.recipe import SHIPPED, read_recipe, recipe_kind
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig

@@ -151,7 +151,7 @@ def test_clusters_learn_as_one_and_zeros_stay() -> None:
 
 def test_recipes_that_ship_are_of_their_kind() -> None:
     from efficient_matcher.evaluate.compression import Rows
-    from efficient_matcher.learn.finetune import JointFinetuning
+    from efficient_matcher.learn.finetune_recipes import JointFinetuning
     from efficient_matcher.learn.recipe import find_recipe
     assert read_recipe(find_recipe("kmeans-4bit"), CodebookRecipe).superglue.bits == 4
     assert read_recipe(find_recipe("finetune-centroids"), JointFinetuning).keep_codebooks

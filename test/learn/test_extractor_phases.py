@@ -25,6 +25,9 @@ SIZES = ((48, 64), (40, 88))
     SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3),
     SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
     SuperPointConfig((4, 5, 0, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
+    SuperPointConfig((4, 5, 0, 0, 0, 9, 10, 11), 8, 9, 16, batch_norm=True, location_width=3, half_stem=True),
+    SuperPointConfig((4, 5, 6, 7, 8, 9, 10, 11), 8, 9, 16, batch_norm=True, half_stem=True, direct_location=True),
+    SuperPointConfig((4, 5, 0, 0, 0, 9, 10, 11), 8, 9, 16, batch_norm=True, half_stem=True, direct_location=True),
     SuperPointConfig((4,) * 8, 8, 8, 16)])
 def test_phased_graph_equals_its_network(trained: Trained, config: SuperPointConfig) -> None:
     network = trained(SuperPoint(config))

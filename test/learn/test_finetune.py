@@ -15,10 +15,10 @@ from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.channels import PruneError
 from efficient_matcher.learn.data import ImageSet, PairConfig
 from efficient_matcher.learn.distill import ExtractorDistillation, assignment_distillation, extractor_distillation
-from efficient_matcher.learn.finetune import (
-    JointFinetuning, SuperGlueFinetuning, SuperPointFinetuning, finetune_superpoint)
+from efficient_matcher.learn.finetune import finetune_superpoint
 from efficient_matcher.learn.finetune_matching import (
     as_batch, finetune_both, finetune_superglue, matching_loss, read_features)
+from efficient_matcher.learn.finetune_recipes import JointFinetuning, SuperGlueFinetuning, SuperPointFinetuning
 from efficient_matcher.learn.fold import folded
 from efficient_matcher.learn.prune import Ramp, Regrowth, sparsity, weight_layers
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
@@ -228,6 +228,7 @@ def test_a_share_of_the_start_stays_in_what_was_learned(images: ImageSet, tmp_pa
 
 @pytest.mark.parametrize("settings, told", [
     ({"start_share": 0.5, "half_stem": True}, "start_share mixes two networks of one build"),
+    ({"start_share": 0.5, "without": ("3a",)}, "start_share mixes two networks of one build"),
     ({"start_share": 0.5, "rounded_bits": 8}, "start_share mixes two networks of one build"),
     ({"keep_codebooks": True, "rounded_bits": 8}, "choose one"),
     ({"keep_codebooks": True, "regrow": Regrowth()}, "without keep_codebooks"),

@@ -87,7 +87,7 @@ def test_what_a_recipe_leaves_out_stays_as_in_the_base(tmp_path: Path) -> None:
                                   "pairs: {warp: {scale: [0.0, 1.0]}}", "pairs: {warp: {minimum_overlap: 1.5}}",
                                   "pairs: {warp: {perspective: .nan}}", "distill: {cells: .inf}", "task: -1"])
 def test_settings_that_cannot_work_are_named(tmp_path: Path, text: str) -> None:
-    from efficient_matcher.learn.finetune import SuperPointFinetuning
+    from efficient_matcher.learn.finetune_recipes import SuperPointFinetuning
     path = tmp_path / "finetune.yaml"
     path.write_text(text)
     name = text.split("{")[-1].split(":")[0]

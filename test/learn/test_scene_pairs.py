@@ -13,7 +13,8 @@ import torch
 from efficient_matcher.errors import MatcherError, RecipeError
 from efficient_matcher.learn.chain import DetectorTraining
 from efficient_matcher.learn.data import ImageSet, PairConfig
-from efficient_matcher.learn.finetune import SuperPointFinetuning, finetune_superpoint
+from efficient_matcher.learn.finetune import finetune_superpoint
+from efficient_matcher.learn.finetune_recipes import SuperPointFinetuning
 from efficient_matcher.learn.pair_motion import HIDDEN
 from efficient_matcher.learn.recipe import from_mapping
 from efficient_matcher.learn.scene_pairs import (

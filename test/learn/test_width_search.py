@@ -15,7 +15,7 @@ from efficient_matcher.learn.macs import superglue_macs, superpoint_macs
 from efficient_matcher.learn.matcher_graph import matcher_model
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
-from efficient_matcher.learn.stem import with_half_stem
+from efficient_matcher.learn.stem import with_fewer_layers, with_half_stem
 from efficient_matcher.learn.width_search import Budget, latency_ms, macs_of, search_widths, shrinking_row
 
 
@@ -58,6 +58,8 @@ def test_macs_are_those_of_the_exported_graphs() -> None:
     for width in (0, 12):
         halved = with_half_stem(small, width=width)
         assert superpoint_macs(halved.config, (64, 48)) == counted(extractor_model(halved), {"H": 48, "W": 64})
+        fewer = with_fewer_layers(halved, ("2b", "3a"), direct_location=width > 0)
+        assert superpoint_macs(fewer.config, (64, 48)) == counted(extractor_model(fewer), {"H": 48, "W": 64})
     for keys in ({}, {"keys": 12}):
         glue = narrow(matcher(), {"gnn.1.heads": 2, "gnn.2.hidden": 9, **keys})
         assert superglue_macs(glue.config, 20) == counted(matcher_model(glue), {"N": 20, "M": 20})
