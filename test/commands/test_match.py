@@ -69,6 +69,18 @@ def calibration(path: Path, **changes: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_pose_is_of_the_points_as_they_were_measured(tmp_path: Path, files: tuple[Path, Path], config: Config,
+                                                       calibrated: bool) -> None:
+    camera = {"camera_info": calibration(tmp_path / "c.yaml")} if calibrated else {"focal_px": 300.0}
+    reports = []
+    for settle in (True, False):
+        run(MatchOptions(*files, json=tmp_path / "m.json", config=config.with_values({"geometry.settle": settle}), **camera))
+        reports.append(json.loads((tmp_path / "m.json").read_text()))
+    assert reports[0]["relative_pose"]["valid"] and reports[0]["relative_pose"] == reports[1]["relative_pose"]
+    assert reports[0]["points0"] == reports[1]["points0"] and reports[0]["points1"] != reports[1]["points1"]
+
+
 def test_a_calibration_gives_the_relative_pose_through_its_distortion(
         tmp_path: Path, files: tuple[Path, Path], warped_pair: Any, config: Config) -> None:
     K, turn = np.array([[300.0, 0, 159.5], [0, 300.0, 119.5], [0, 0, 1]]), cv2.Rodrigues(np.radians([2.0, -3.0, 6.0]))[0]

@@ -185,6 +185,23 @@ def test_poses_are_written_for_who_asks(tmp_path: Path, write_bag: Callable[...,
         assert np.degrees(np.linalg.norm(turn)) < 5 and np.linalg.norm(row["t"]) == pytest.approx(1)
 
 
+def test_poses_are_of_matches_as_they_were_measured(tmp_path: Path, write_bag: Callable[..., Path], config: Config,
+                                                    images: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+    info = SimpleNamespace(width=160, height=120, distortion_model="plumb_bob", d=[0.0] * 5, p=[0.0] * 12, roi=roi,
+                           k=[150.0, 0, 80, 0, 150, 60, 0, 0, 1], binning_x=0, binning_y=0)
+    monkeypatch.setattr("efficient_matcher.sources.bags.ImageBag.camera_info", lambda bag: info)
+    bag, found = write_bag(tmp_path / "run", images), []
+    for settle in (True, False):
+        own = config.with_values({"geometry.settle": settle})
+        replay(ReplayOptions(bag, out=tmp_path / str(settle), config=own, video=False, poses=True))
+        found.append(results(tmp_path / str(settle)))
+    assert [bytes(message.data) for _, message in found[0][POSE_TOPIC]] == [
+        bytes(message.data) for _, message in found[1][POSE_TOPIC]]
+    settled, measured = (unpack_matches(messages[MATCHES_TOPIC][0][1]) for messages in found)
+    assert len(settled) and not np.array_equal(settled, measured)
+
+
 def test_a_camera_of_an_unknown_model_is_told(tmp_path: Path, write_bag: Callable[..., Path], config: Config, images: list,
                                               monkeypatch: pytest.MonkeyPatch,
                                               capsys: pytest.CaptureFixture[str]) -> None:
