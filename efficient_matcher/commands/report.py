@@ -130,6 +130,7 @@ def _text(note: str, options: ReportOptions, pairs: int, machine: dict[str, Any]
         f"{pairs} pairs of {options.pairs.name}, {config.extract.max_keypoints} keypoints. AUC of the corner error "
         "in percent by OpenCV's RANSAC, whose chance moves a row by some points, and by our own fit; pairs with under "
         "12 matches count as failures; precision and recall in percent. "
+        + ("Refined: of matches moved to photometric agreement, as they are by default. " if config.refine.enabled else "") +
         "hard: the same pairs under other light, with blur, noise and JPEG.")
     lines.append(
         "Weights are the numbers in the deployed graphs, biases included; bytes are those of the whole bundle as "

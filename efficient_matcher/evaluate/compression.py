@@ -21,6 +21,7 @@ from efficient_matcher.sources.pairs import HomographyPair
 
 FRAMES = 40
 MEASURED, MISSING = "measured", "missing"
+AUCS = {"auc": "ransac", "auc_own_fit": "robust", "auc_refined": "refined_ransac", "auc_refined_own_fit": "refined_robust"}
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def _size(row: Row) -> dict[str, Any]:
 
 def _accuracy(rows: Mapping[str, Row], pairs: Sequence[HomographyPair], config: Config,
               progress: Progress) -> dict[str, dict[str, Any]]:
-    """By title and variant, percent: strict AUC by threshold, of OpenCV's RANSAC and our own fit; precision, recall."""
+    """By title and variant, percent: strict AUC by threshold, of OpenCV's RANSAC and our own fit, by the networks alone and,
+    where that is on, refined; precision, recall."""
     matchers = {title: Matcher.from_bundle(row.bundle, config) for title, row in rows.items()}
     outcomes = []
     for of_pair in run_benchmark(pairs, matchers, VARIANTS) if matchers else ():
@@ -150,9 +152,9 @@ def _accuracy(rows: Mapping[str, Row], pairs: Sequence[HomographyPair], config: 
         progress.pair()
     found: dict[str, dict[str, Any]] = {title: {} for title in rows}
     for figures in summarize(outcomes):
+        aucs = {name: figures["strict"]["auc"][fit] for name, fit in AUCS.items() if fit in figures["strict"]["auc"]}
         found[figures["method"]][figures["variant"]] = {
-            "auc": figures["strict"]["auc"]["ransac"], "auc_own_fit": figures["strict"]["auc"]["robust"],
-            "precision": figures["precision"], "recall": figures["recall"]}
+            **aucs, "precision": figures["precision"], "recall": figures["recall"]}
     return found
 
 

@@ -22,10 +22,15 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     size = ["", "non-zero weights", "weights", "KiB on disk", "% of dense", "GMACs", *(f"{name} ms" for name in stages),
             "frame ms", "times faster"]
     made: list[Table] = [("Table 1: size and speed", size, [_size_row(row, stages) for row in rows])]
-    for number, variant, what in ((2, "clean", "accuracy"), (3, "hard", "accuracy on hard")):
-        columns = ["", "AUC@5", "AUC@10", "AUC@25", "own fit @5", "@10", "@25", "precision", "recall"]
-        made.append((f"Table {number}: {what}, strict", columns,
-                     [_cells(row, len(columns), lambda row, v=variant: _accuracy(row["accuracy"][v])) for row in rows]))
+    columns = ["", "AUC@5", "AUC@10", "AUC@25", "own fit @5", "@10", "@25", "precision", "recall"]
+    kinds = [("strict", ("auc", "auc_own_fit")), ("strict, refined", ("auc_refined", "auc_refined_own_fit"))]
+    if not any("auc_refined" in of for row in rows for of in row.get("accuracy", {}).values()):
+        del kinds[1]
+    for how, fits in kinds:
+        for variant, what in (("clean", "accuracy"), ("hard", "accuracy on hard")):
+            made.append((f"Table {len(made) + 1}: {what}, {how}", columns, [
+                _cells(row, len(columns), lambda row, v=variant, f=fits: _accuracy(row["accuracy"][v], f))
+                for row in rows]))
     return made
 
 
@@ -87,8 +92,8 @@ def _cells(row: Mapping[str, Any], columns: int, figures: Any) -> list[str]:
     return [row["title"], *figures(row)]
 
 
-def _accuracy(figures: Mapping[str, Any]) -> list[str]:
-    aucs = [f"{figures[fit][threshold]:.1f}" for fit in ("auc", "auc_own_fit") for threshold in ("5", "10", "25")]
+def _accuracy(figures: Mapping[str, Any], fits: Sequence[str]) -> list[str]:
+    aucs = [f"{figures[fit][threshold]:.1f}" for fit in fits for threshold in ("5", "10", "25")]
     return [*aucs, _or_dash(figures["precision"]), _or_dash(figures["recall"])]
 
 

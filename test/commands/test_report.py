@@ -17,6 +17,7 @@ onnx = pytest.importorskip("onnx")
 
 from efficient_matcher.commands import report as command  # noqa: E402
 from efficient_matcher.commands.report import ReportOptions, make_rows, read_rows, run  # noqa: E402
+from efficient_matcher.config import Config
 from efficient_matcher.errors import ConfigError, MatcherError  # noqa: E402
 from efficient_matcher.evaluate.compression_page import tables  # noqa: E402
 from efficient_matcher.learn.graph_counts import count  # noqa: E402
@@ -55,7 +56,7 @@ def test_the_page_holds_what_was_measured_and_names_what_is_missing(folder: Path
     assert "| pruned | missing | - |" in page and f"pruned: no bundle at {folder / 'nowhere'}; made by: prune" in page
     assert "packed \\| coded: the same bits" in page or "packed | coded: the same bits" in page
     html = (folder / "out" / "compression.html").read_text()
-    assert "Small &lt;and&gt; fast" in html and html.count("<table>") == 3 and "src=" not in html
+    assert "Small &lt;and&gt; fast" in html and html.count("<table>") == 5 and "src=" not in html
     for _, columns, rows in tables(report["rows"]):
         assert all(len(row) == len(columns) for row in rows)
 
@@ -63,11 +64,22 @@ def test_the_page_holds_what_was_measured_and_names_what_is_missing(folder: Path
 def test_both_fits_stand_in_their_columns(folder: Path) -> None:
     row = run(options(folder))["rows"][0]
     row["accuracy"]["hard"] = {"auc": {"5": 1.04, "10": 2.0, "25": 3.0}, "precision": 7.0, "recall": None,
-                               "auc_own_fit": {"5": 4.0, "10": 5.0, "25": 6.0}}
-    _, columns, [cells] = tables([row])[2]
-    assert dict(zip(columns, cells)) == {
+                               "auc_own_fit": {"5": 4.0, "10": 5.0, "25": 6.0},
+                               "auc_refined": {"5": 8.0, "10": 9.0, "25": 10.0},
+                               "auc_refined_own_fit": {"5": 11.0, "10": 12.0, "25": 13.0}}
+    alone, refined = (table for table in tables([row]) if "accuracy on hard" in table[0])
+    assert (alone[0], refined[0]) == ("Table 3: accuracy on hard, strict", "Table 5: accuracy on hard, strict, refined")
+    assert dict(zip(alone[1], alone[2][0])) == {
         "": "dense", "AUC@5": "1.0", "AUC@10": "2.0", "AUC@25": "3.0", "own fit @5": "4.0", "@10": "5.0", "@25": "6.0",
         "precision": "7.0", "recall": "-"}
+    assert refined[2][0][1:7] == ["8.0", "9.0", "10.0", "11.0", "12.0", "13.0"]
+
+
+def test_without_refinement_there_are_no_refined_columns(folder: Path) -> None:
+    report = run(options(folder, config=Config().with_values({"refine.enabled": False})))
+    assert "auc_refined" not in report["rows"][0]["accuracy"]["clean"]
+    assert [title for title, *_ in tables(report["rows"])][1:] == [
+        "Table 2: accuracy, strict", "Table 3: accuracy on hard, strict"]
 
 
 def test_a_page_of_nothing_is_not_written(folder: Path) -> None:
