@@ -184,7 +184,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     torch.manual_seed(0)
     point = SuperPointConfig((16, 16, 20, 32, 32, 48, 64, 96), 32, 64, 16, batch_norm=True, location_width=4)
     save_weights(tmp_path / "superpoint.safetensors", SuperPoint(point), {"licence": "mine"})
-    glue = SuperGlueConfig(16, (8,), layers=1, heads=2, layer_hidden=(128, 128))
+    glue = SuperGlueConfig(16, (8,), layers=1, heads=2)
     save_weights(tmp_path / "superglue.safetensors", SuperGlue(glue), {"licence": "mine"})
     (tmp_path / "photos").mkdir()
     for index in range(2):
