@@ -184,7 +184,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     torch.manual_seed(0)
     point = SuperPointConfig((16, 16, 20, 32, 32, 48, 64, 96), 32, 64, 16, batch_norm=True, location_width=4)
     save_weights(tmp_path / "superpoint.safetensors", SuperPoint(point), {"licence": "mine"})
-    glue = SuperGlueConfig(16, (8,), layers=1, heads=2)
+    glue = SuperGlueConfig(16, (8,), layers=1, heads=2, layer_hidden=(128, 128))
     save_weights(tmp_path / "superglue.safetensors", SuperGlue(glue), {"licence": "mine"})
     (tmp_path / "photos").mkdir()
     for index in range(2):
@@ -200,7 +200,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     given = read_rows("report-compression", tiny_steps(), tmp_path)
     make_rows(given.rows, tmp_path)
     bundles = {row.title: load_bundle(row.bundle) for row in given.rows}
-    assert len(bundles) == 16 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
+    assert len(bundles) == 17 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
     counts = {title: [count(bundle.path / name) for name in bundle.card.files if "matcher" in name]
               for title, bundle in bundles.items()}
     shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)
