@@ -130,7 +130,7 @@ def test_mirrored(method: str) -> None:
     assert f"| the same, robust fit | {cells[1]} |" in DOCS["evaluation"]
 
 
-@pytest.mark.parametrize("row", [row for name in ("compression", "compression-both", "compression-half")
+@pytest.mark.parametrize("row", [row for name in ("compression", "compression-both", "compression-half", "compression-quarter")
                                  for row in figures(name)["rows"]], ids=lambda row: row["title"])
 def test_compression(row: dict) -> None:
     cells = [f"{row['bytes'] / 1024:,.0f} ({100 * row['size_share']:.1f} %)", f"{row['nonzero'] / 1e6:.2f} M",
@@ -138,6 +138,10 @@ def test_compression(row: dict) -> None:
     for found in row["accuracy"].values():
         cells += [slashed(found["auc"]), slashed(found["auc_own_fit"]), f"{found['precision']:.1f} / {found['recall']:.1f}"]
     assert f"| {row['title']} | {' | '.join(cells)} |" in DOCS["compression"]
+    refined = [slashed(found[fit]) for found in row["accuracy"].values() for fit in ("auc_refined", "auc_refined_own_fit")
+               if fit in found]
+    if refined:
+        assert f"| {row['title']} | {' | '.join(refined)} |" in DOCS["compression"]
 
 
 @pytest.mark.parametrize(("name", "count"), [("ablation-extractor", 3), ("ablation", 6), ("ablation-joint", 2)])
