@@ -96,12 +96,12 @@ def test_settings_that_cannot_work_are_named(tmp_path: Path, text: str) -> None:
 
 
 def test_no_number_of_any_recipe_takes_nan_or_what_is_negative(tmp_path: Path) -> None:
-    from efficient_matcher.learn import finetune
+    from efficient_matcher.learn import finetune_recipes as recipes
     from efficient_matcher.learn.train_superglue import SuperGlueTraining
     from efficient_matcher.learn.train_superpoint import SuperPointTraining
     path, tried = tmp_path / "recipe.yaml", 0
-    for kind in (SuperPointTraining, SuperGlueTraining, finetune.SuperPointFinetuning, finetune.SuperGlueFinetuning,
-                 finetune.JointFinetuning):
+    for kind in (SuperPointTraining, SuperGlueTraining, recipes.SuperPointFinetuning, recipes.SuperGlueFinetuning,
+                 recipes.JointFinetuning):
         for lines in _numbers(kind(), []):
             for value in ("-1", ".nan", ".inf"):
                 keys = "".join("  " * depth + f"{key}:\n" for depth, key in enumerate(lines))
