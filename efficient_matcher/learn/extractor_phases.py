@@ -114,12 +114,11 @@ def _directly_located(graph: Graph, branch: DirectLocation, maps: dict[int, str]
     located = {}
     for name, layer, scale in (("fuse", branch.fuse, 2), ("coarse", branch.coarse, 4)):
         sites = CELL // scale  # of a cell's side in that map
-        order, (weight, bias) = _cell_order(sites, scale), grouped_convolution(layer.weight, layer.bias,
-                                                                               outputs=(sites, sites))
-        before = _blocks_before(layer.weight.shape[2], 1)
-        pads = [before] * 2 + [weight.shape[2] - before - sites] * 2
+        weight, bias = grouped_convolution(layer.weight, layer.bias, outputs=(sites, sites))
+        order, before = _cell_order(sites, scale), (layer.weight.shape[2] - 1) // 2
+        after = weight.shape[2] - before - sites
         located[name] = graph.conv(f"location/{name}", maps[scale], weight[order], bias[order],
-                                   strides=[sites, sites], pads=pads)
+                                   strides=[sites, sites], pads=[before, before, after, after])
     return located
 
 
