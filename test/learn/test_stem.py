@@ -18,8 +18,6 @@ from efficient_matcher.learn.superpoint import DirectLocation, SuperPoint, Super
 
 CONFIG = SuperPointConfig(widths=(8, 8, 8, 8, 8, 8, 16, 16), detector_width=16, descriptor_width=16, descriptor_dim=16,
                           batch_norm=True, location_width=8)
-
-
 LEFT_OUT = ("2a", "2b", "3a")
 
 
