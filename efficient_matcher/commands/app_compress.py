@@ -37,6 +37,7 @@ class Criterion(str, Enum):
     frobenius = "frobenius"
     taylor = "taylor"
     random = "random"
+    principal = "principal"
 
 
 SuperPointOption = Annotated[Optional[Path], typer.Option(
@@ -159,7 +160,8 @@ def prune(
         "--ratio", metavar="R", help="Share that goes, from 0 to below 1, of each network given.")] = None,
     scope: Annotated[Optional[Scope], typer.Option(
         "--scope", help="magnitude: the ratio of each layer, or of all together.")] = None,
-    criterion: Annotated[Optional[Criterion], typer.Option("--criterion", help="channel: what goes first.")] = None,
+    criterion: Annotated[Optional[Criterion], typer.Option("--criterion", help="channel: what goes first; principal: of "
+                                                            "--descriptors, all but the principal components.")] = None,
     size: SizeOption = None,
     descriptors: Annotated[Optional[int], typer.Option(
         "--descriptors", metavar="N", help="channel: width of the descriptors of both networks.")] = None,
@@ -168,7 +170,7 @@ def prune(
     target_latency_ms: Annotated[Optional[float], typer.Option(
         "--target-latency-ms", metavar="MS", help="channel: search widths for this latency, measured here.")] = None,
     images: Annotated[Optional[Path], typer.Option(
-        "--images", metavar="DIR", help="Training images, for criterion taylor.")] = None,
+        "--images", metavar="DIR", help="Training images, for criteria taylor and principal.")] = None,
     limit: LimitOption = None,
     threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,

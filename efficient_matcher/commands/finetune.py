@@ -99,9 +99,6 @@ def _check_teacher(options: FinetuneOptions, what: str, recipe: Any) -> None:
     teacher = _teacher(options, "superpoint")
     if what == "superpoint" and teacher is None and not recipe.task:
         raise RecipeError("task: without a teacher, with weight 0 there is nothing to learn; give --teacher or a task")
-    dims = [network.config.descriptor_dim for network in (_load(options, "superpoint"), teacher) if network is not None]
-    if len(set(dims)) > 1:
-        raise MatcherError(f"the extractor's descriptors have {dims[0]} numbers, its teacher's {dims[1]}")
 
 
 def _process(options: FinetuneOptions, what: str, processes: int) -> None:
@@ -127,7 +124,8 @@ def _superglue(options: FinetuneOptions, recipe: Any, images: Any, processes: in
     extractors = [_load(options, "superpoint"), *map(load_superpoint, options.more_superpoints)]
     matcher, teacher = _load(options, "superglue"), _teacher(options, "superglue")
     for extractor in extractors:
-        _same_descriptors(extractor, matcher, teacher)
+        _same_descriptors(extractor, matcher, "the matcher")
+        _same_descriptors(extractor, teacher, "the teacher")
     compute = compute_of(options)
     views = gather_views_of_all([extractor.to(compute.device) for extractor in extractors], images, recipe.views,
                                 options.seed, options.out, reporter("extracting views"))
@@ -139,9 +137,10 @@ def _both(options: FinetuneOptions, recipe: Any, images: Any, processes: int) ->
     from efficient_matcher.learn.finetune_matching import finetune_both
     extractor, matcher = _load(options, "superpoint"), _load(options, "superglue")
     teachers = _teacher(options, "superpoint"), _teacher(options, "superglue")
-    _same_descriptors(extractor, matcher, teachers[1])
     if (teachers[0] is None) != (teachers[1] is None):
         raise MatcherError("both networks need a teacher, or neither")
+    _same_descriptors(extractor, matcher, "the matcher")
+    _same_descriptors(*teachers, "its matcher", "the teacher's")
     superpoint, superglue, hours = finetune_both(
         extractor, matcher, images, _labels(options, recipe, images, processes), recipe, options.out,
         teachers if teachers[0] is not None else None, compute_of(options))
@@ -179,12 +178,11 @@ def _teacher(options: FinetuneOptions, name: str) -> Any:
     return None if path is None else getattr(weights, f"load_{name}")(path)
 
 
-def _same_descriptors(extractor: Any, matcher: Any, teacher: Any) -> None:
-    dim = extractor.config.descriptor_dim
-    for what, network in (("matcher", matcher), ("teacher", teacher)):
-        if network is not None and network.config.descriptor_dim != dim:
-            raise MatcherError(f"the extractor's descriptors have {dim} numbers, the {what} takes "
-                               f"{network.config.descriptor_dim}")
+def _same_descriptors(extractor: Any, matcher: Any, named: str, whose: str = "the extractor's") -> None:
+    if matcher is None or matcher.config.descriptor_dim == extractor.config.descriptor_dim:
+        return
+    raise MatcherError(f"{whose} descriptors have {extractor.config.descriptor_dim} numbers, {named} takes "
+                       f"{matcher.config.descriptor_dim}")
 
 
 def _labels(options: FinetuneOptions, recipe: Any, images: Any, processes: int) -> Any:

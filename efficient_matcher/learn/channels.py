@@ -90,6 +90,18 @@ def importances(network: Network, criterion: Criterion = "frobenius", seed: int 
 def narrow_pair(superpoint: SuperPoint, superglue: SuperGlue, descriptor_dim: int, criterion: Criterion = "frobenius",
                 seed: int = 0) -> tuple[SuperPoint, SuperGlue]:
     """Copies of both with narrower descriptors: the same channels leave both. Raises PruneError."""
+    check_descriptors(superpoint, superglue, descriptor_dim)
+    current = superglue.config.descriptor_dim
+    models = _Model(_copied(superpoint)), _Model(_copied(superglue))
+    layers = "convDb", "final_proj"
+    scores = sum(model.importance(layer, criterion, seed) for model, layer in zip(models, layers))
+    for model, layer in zip(models, layers):
+        model.remove(layer, scores.argsort()[: current - descriptor_dim].tolist())
+    return models[0].network(), models[1].network()
+
+
+def check_descriptors(superpoint: SuperPoint, superglue: SuperGlue, descriptor_dim: int) -> None:
+    """Raise PruneError for a pair whose descriptors cannot be made so narrow."""
     _check_unfolded(superglue)
     current = superglue.config.descriptor_dim
     if superpoint.config.descriptor_dim != current:
@@ -97,12 +109,6 @@ def narrow_pair(superpoint: SuperPoint, superglue: SuperGlue, descriptor_dim: in
                          f"{current}")
     if not 0 < descriptor_dim <= current:
         raise PruneError(f"descriptor width {descriptor_dim} is not from 1 to {current}")
-    models = _Model(_copied(superpoint)), _Model(_copied(superglue))
-    layers = "convDb", "final_proj"
-    scores = sum(model.importance(layer, criterion, seed) for model, layer in zip(models, layers))
-    for model, layer in zip(models, layers):
-        model.remove(layer, scores.argsort()[: current - descriptor_dim].tolist())
-    return models[0].network(), models[1].network()
 
 
 def check_targets(network: Network, targets: Mapping[str, int]) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from efficient_matcher.learn.recipe import setting
 
+CELLS_APART = 2  # between neighbours of those whose descriptors are compared with each other
+
 
 @dataclass(frozen=True)
 class ExtractorDistillation:
@@ -20,7 +22,7 @@ class ExtractorDistillation:
 
     cells: float = setting(4.0, minimum=0.0)  # divergence of the 65-way distribution of a cell
     locations: float = setting(1.0, minimum=0.0)  # divergence of where in the cell, given that it holds a point
-    descriptors: float = setting(8.0, minimum=0.0)  # one less the cosine of the coarse descriptors
+    descriptors: float = setting(8.0, minimum=0.0)  # how far the coarse descriptors are from the teacher's
 
     def __bool__(self) -> bool:
         return any((self.cells, self.locations, self.descriptors))
@@ -58,6 +60,20 @@ def _divergence(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _descriptors(student: Tensor, teacher: Tensor, share: Tensor) -> Tensor:
+    if student.shape[1] != teacher.shape[1]:
+        return _unlikeness(student, teacher)
     apart = 1 - F.cosine_similarity(student, teacher, dim=1)
     # those beside keypoints are read; the others are nearly, and soon enough will be
     return 0.5 * (apart.mean() + (apart * share).sum())
+
+
+def _unlikeness(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of descriptors of another width, which lie in another space: how much of what the teacher says of which cells look
+    alike, in all views of the batch, the student does not; 0 to about 1."""
+    own, other = (_cosines(coarse[:, :, ::CELLS_APART, ::CELLS_APART]) for coarse in (student, teacher))
+    return (own - other).square().sum() / (other - other.mean()).square().sum().clamp(min=1e-6)
+
+
+def _cosines(coarse: Tensor) -> Tensor:
+    cells = F.normalize(coarse.float().transpose(0, 1).flatten(1), dim=0)
+    return cells.T @ cells

@@ -15,6 +15,7 @@ from efficient_matcher.learn.data import ImageSet, PairConfig, pair_batch
 from efficient_matcher.learn.finetune import extractor_training, no_labels
 from efficient_matcher.learn.finetune_matching import as_batch, matching_loss, read_features
 from efficient_matcher.learn.fold import sparse_form
+from efficient_matcher.learn.principal import narrow_principal
 from efficient_matcher.learn.prune import MagnitudePruning, prune_magnitude
 from efficient_matcher.learn.recipe import setting
 from efficient_matcher.learn.superglue import SuperGlue
@@ -25,6 +26,7 @@ from efficient_matcher.learn.views import ViewConfig
 from efficient_matcher.learn.width_search import Budget, search_widths
 
 GRADIENT_BATCHES = 8
+BOTH_NEEDED = "descriptors: both networks are needed, since both get narrower"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ class ChannelPruning:
 
 @dataclass(frozen=True)
 class ChannelRecipe:
-    """Structured: which channels, heads and layers of each network go for good."""
+    """Structured: which channels, heads and layers of each network go for good. Criterion principal is for the descriptors
+    alone: not some of their channels stay, but their principal components (see principal.py)."""
 
     method: Literal["channel"] = "channel"
-    criterion: Criterion = "frobenius"
+    criterion: Literal[Criterion, "principal"] = "frobenius"
     multiple: int = setting(16, minimum=1)  # of channels, which CPU kernels like
     seed: int = setting(0, minimum=0)
     descriptors: int | None = setting(None, minimum=1)  # width of the descriptors, of both networks
@@ -66,7 +69,9 @@ class ChannelRecipe:
 
     def __post_init__(self) -> None:
         if self.descriptors is not None and self.criterion == "taylor":
-            raise ValueError("descriptors: the two networks' Taylor terms do not compare; use frobenius or random")
+            raise ValueError("descriptors: the two networks' Taylor terms do not compare; use frobenius, random or principal")
+        if self.criterion == "principal" and (self.descriptors is None or self.superpoint or self.superglue):
+            raise ValueError("criterion principal is for descriptors alone: give their width, and no sizes, ratios or targets")
 
 
 RECIPES: dict[str, type] = {"magnitude": MagnitudeRecipe, "channel": ChannelRecipe}
@@ -76,7 +81,7 @@ def prune_networks(
     superpoint: SuperPoint | None, superglue: SuperGlue | None, recipe: MagnitudeRecipe | ChannelRecipe,
     images: ImageSet | None = None, threads: int = 0, progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[SuperPoint | None, SuperGlue | None]:
-    """Pruned copies of the networks that are given; images are for criterion taylor alone. A SuperGlue whose weights
+    """Pruned copies of the networks that are given; images are for criteria taylor and principal. A SuperGlue whose weights
     became zero is folded (`fold.py`), so that they are those of the graph.
 
     Raises RecipeError for a part of the recipe without its network, and as `prune.py` and `channels.py` do.
@@ -87,6 +92,8 @@ def prune_networks(
             raise RecipeError(f"the recipe prunes {name}, of which no weights are given")
     if isinstance(recipe, MagnitudeRecipe):
         return tuple(_sparse(network, getattr(recipe, name)) for name, network in networks.items())
+    if recipe.criterion == "principal":
+        return _along_components(superpoint, superglue, recipe, images, progress)
     if recipe.criterion == "taylor":
         _gradients(superpoint, superglue, images, recipe.seed)
     narrowed = [_narrowed(network, getattr(recipe, name), recipe, threads, progress)
@@ -94,7 +101,7 @@ def prune_networks(
     if recipe.descriptors is None:
         return tuple(narrowed)
     if None in narrowed:
-        raise RecipeError("descriptors: both networks are needed, since both get narrower")
+        raise RecipeError(BOTH_NEEDED)
     return narrow_pair(*narrowed, recipe.descriptors, recipe.criterion, recipe.seed)
 
 
@@ -144,6 +151,17 @@ def _narrowed(network: Any, part: ChannelPruning | None, recipe: ChannelRecipe, 
     budget = Budget(part.target_macs, part.target_latency_ms, threads)
     found = search_widths(network, budget, recipe.multiple, recipe.criterion, recipe.seed, progress)
     return narrow(network, found, recipe.criterion, recipe.seed)
+
+
+def _along_components(superpoint: SuperPoint | None, superglue: SuperGlue | None, recipe: ChannelRecipe,
+                      images: ImageSet | None, progress: Callable[[str], None]) -> tuple[SuperPoint, SuperGlue]:
+    if superpoint is None or superglue is None:
+        raise RecipeError(BOTH_NEEDED)
+    if images is None:
+        raise RecipeError("criterion principal needs training images, on which it looks at descriptors and tokens")
+    narrowed, matcher, share = narrow_principal(superpoint, superglue, recipe.descriptors or 0, images, recipe.seed)
+    progress(f"{recipe.descriptors} components hold {100 * share:.1f} % of descriptors and tokens")
+    return narrowed, matcher
 
 
 def _gradients(superpoint: SuperPoint | None, superglue: SuperGlue | None, images: ImageSet | None, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -51,6 +52,17 @@ def test_both_networks_together(folder: Path) -> None:
     assert read_weights(folder / "run" / "superglue.safetensors").notes["training"]["command"].endswith("finetune both")
 
 
+def test_a_pair_with_wider_descriptors_teaches_both(folder: Path) -> None:
+    save_weights(folder / "wide.safetensors", SuperPoint(SuperPointConfig((8,) * 8, 8, 8, 32, True, 4)))
+    save_weights(folder / "wide_sg.safetensors", SuperGlue(SuperGlueConfig(32, (8,), layers=1, heads=2)))
+    report = run(FinetuneOptions(
+        folder / "images", folder / "run", folder / "sp.safetensors", folder / "sg.safetensors",
+        folder / "wide.safetensors", folder / "wide_sg.safetensors", str(folder / "quick.yaml"), steps=1, processes=1), "both")
+    assert report["superglue"]["training"]["teacher"] is True
+    log = json.loads((folder / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert log["distilled_descriptors"] > 0 and log["distilled_assignment"] > 0
+
+
 def test_a_matcher_learns_the_features_of_several_extractors(folder: Path) -> None:
     from typer.testing import CliRunner
 
@@ -77,8 +89,8 @@ def test_a_matcher_learns_the_features_of_several_extractors(folder: Path) -> No
     (dict(superpoint="sg.safetensors"), "superpoint", "holds a superglue, not a superpoint"),
     (dict(superpoint="sp.safetensors", superglue="sg.safetensors", teacher_superglue="sg.safetensors"), "both",
      "both networks need a teacher, or neither"),
-    (dict(superpoint="sp.safetensors", teacher_superpoint="wide.safetensors"), "superpoint",
-     "the extractor's descriptors have 16 numbers, its teacher's 32"),
+    (dict(superpoint="sp.safetensors", superglue="sg.safetensors", teacher_superpoint="wide.safetensors",
+          teacher_superglue="sg.safetensors"), "both", "the teacher's descriptors have 32 numbers, its matcher takes 16"),
     (dict(superpoint="sp.safetensors", recipe="quick.yaml"), "superpoint", "without a teacher, with weight 0"),
     (dict(superpoint="sp.safetensors", recipe="mixed.yaml", sizes={"4a": 4}), "superpoint", "start_share mixes two"),
     (dict(superpoint="sp.safetensors", recipe="seeded.yaml"), "superpoint", "loop.seed: 5 in the recipe"),

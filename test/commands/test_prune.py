@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -54,6 +56,20 @@ def test_channels_by_recipe_and_option(weights: list[str], tmp_path: Path) -> No
     assert glue.layer_heads == (1, 2) and glue.layer_hidden == (32, 20) and glue.descriptor_dim == 12
 
 
+def test_descriptors_by_their_principal_components(weights: list[str], tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), np.random.default_rng(0).integers(0, 256, (96, 128), np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("efficient_matcher.learn.principal.BATCHES", 1)
+        assert run([*weights, "--method", "channel", "--criterion", "principal", "--descriptors", "8", "--images",
+                    str(tmp_path / "images")]) == 0
+    told = capsys.readouterr().out
+    assert 50 < float(told.split("8 components hold ")[1].split(" %")[0]) <= 100
+    assert load_superpoint(tmp_path / "out" / "superpoint.safetensors").config.descriptor_dim == 8
+    assert load_superglue(tmp_path / "out" / "superglue.safetensors").config.descriptor_dim == 8
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--ratio", "1"], "superpoint.ratio must be below 1, got 1.0"),
     (["--ratio", "-0.1"], "superpoint.ratio must be at least 0, got -0.1"),
@@ -64,6 +80,8 @@ def test_channels_by_recipe_and_option(weights: list[str], tmp_path: Path) -> No
     (["--method", "channel", "--ratio", "0.95"], "would leave it empty"),
     (["--method", "channel", "--target-macs", "5"], "cannot be met"),
     (["--method", "channel", "--criterion", "taylor", "--ratio", "0.5"], "needs training images"),
+    (["--method", "channel", "--criterion", "principal", "--descriptors", "8"], "criterion principal needs training images"),
+    (["--method", "channel", "--criterion", "principal", "--ratio", "0.5"], "criterion principal is for descriptors alone"),
     (["--recipe", "nonesuch"], "neither a recipe file nor one that ships (finetune-both"),
     ([], "nothing to prune: give a recipe"),
     (["--size", "1a=8"], "--size belongs to --method channel, this is magnitude"),

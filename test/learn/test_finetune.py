@@ -62,6 +62,19 @@ def test_a_twin_has_nothing_to_learn_and_another_has() -> None:
     assert assignment_distillation(certain.flip(1), certain).item() > 5
 
 
+def test_descriptors_of_another_width_are_compared_by_which_cells_look_alike() -> None:
+    torch.manual_seed(0)
+    logits, coarse = torch.zeros(2, 65, 6, 8), torch.randn(2, 8, 6, 8)
+    turned, _ = torch.linalg.qr(torch.randn(16, 8))  # the same in another space
+    same = torch.einsum("dc,bchw->bdhw", turned, coarse)
+
+    def apart(teacher: torch.Tensor) -> float:
+        return extractor_distillation((logits, coarse), (logits, teacher), ExtractorDistillation())[1]["distilled_descriptors"]
+    assert apart(same) == pytest.approx(0, abs=1e-5)
+    assert apart(same.flip(3)) > 0.5  # other cells are alike
+    assert 0.001 < apart(same + 0.2 * torch.randn_like(same)) < 0.3
+
+
 def test_a_narrowed_student_nears_its_teacher_and_a_resumed_run_ends_like_an_unbroken_one(
         images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = SuperPointFinetuning(loop=replace(LOOP, steps=8), pairs=PAIRS, sizes=SMALL, task=0.0)
