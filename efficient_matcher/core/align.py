@@ -125,14 +125,15 @@ class _Template:
     samples: Floats
 
 
-def blurred(image0: NDArray[np.uint8], image1: NDArray[np.uint8],
-            motions: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Both images [H,W] with the detail that the coarser one can show, by the median zoom of motions [K,2,2], K > 0."""
+def detail(motions: NDArray[np.floating]) -> tuple[float, float]:
+    """For `blurred`, of both images: how much coarser the other one is, at least 1; by the median zoom of motions [K,2,2],
+    K > 0."""
     median = float(np.median(zoom(motions)))
-    return _blurred(image0, max(1, 1 / median)), _blurred(image1, max(1, median))
+    return max(1, 1 / median), max(1, median)
 
 
-def _blurred(image: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
+def blurred(image: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
+    """An image [H,W] with the detail that one so many times coarser can show; below BOX_UP_TO that is the same for all."""
     if ratio < BOX_UP_TO:
         return cv2.blur(image, (3, 3))
     sigma = BLUR_SIGMA * ratio

@@ -17,8 +17,9 @@ from efficient_matcher.core.features import Extractor
 from efficient_matcher.core.geometry import fit_matches, rough_homography, warp_points
 from efficient_matcher.core.image import network_side, to_frame
 from efficient_matcher.core.matches import FeatureMatcher
-from efficient_matcher.core.refine import Refiner, View
+from efficient_matcher.core.refine import Grey, Refiner, View
 from efficient_matcher.core.relative_pose import fit_relative_pose
+from efficient_matcher.core.remembered import Remembered
 from efficient_matcher.core.settle import settle
 from efficient_matcher.core.stages import interfaces, network_of
 from efficient_matcher.core.tracking import Tracker
@@ -53,6 +54,7 @@ class Matcher:
         stages = matcher if isinstance(matcher, Sequence) else [matcher]
         self._networks = extractor, network_of(stages)
         self._backends = extractor, *stages
+        self._blurs: Remembered[Grey] = Remembered()
         self._stages = self._staged(config or Config())
 
     @classmethod
@@ -125,7 +127,7 @@ class Matcher:
         clock.lap("match")
         if frame0 is not None and frame1 is not None and stages.config.refine.enabled:
             seen0 = stages.match.seen(features0, turned.quarter_turns)
-            matches = _refined(View(frame0, frame1, seen0, features1), matches, stages.config)
+            matches = _refined(View(frame0, frame1, seen0, features1), matches, stages.config, self._blurs)
             clock.lap("refine")
         matches, homography = _fitted(matches, features0, features1, stages.config)
         clock.lap("homography")
@@ -141,7 +143,8 @@ class Matcher:
         frame0, frame1 = self.to_frame(image0), self.to_frame(image1)
         clock = _Clock()
         seen0 = stages.match.seen(result.features0, result.quarter_turns)
-        matches = _refined(View(frame0, frame1, seen0, result.features1), result.matches, stages.config)
+        view = View(frame0, frame1, seen0, result.features1)
+        matches = _refined(view, result.matches, stages.config, self._blurs)
         clock.lap("refine")
         matches, homography = _fitted(matches, result.features0, result.features1, stages.config)
         clock.lap("homography")
@@ -188,9 +191,9 @@ def _usages(bundle: Bundle, config: Config) -> list[Usage]:
             for part in range(parts)]
 
 
-def _refined(view: View, matches: Matches, config: Config) -> Matches:
+def _refined(view: View, matches: Matches, config: Config, blurs: Remembered[Grey]) -> Matches:
     """Matches at sub-pixel agreement and, where a homography holds, those the networks missed."""
-    refiner = Refiner(view, config.refine)
+    refiner = Refiner(view, config.refine, blurs)
     H = _rough(view, matches, config)
     matches = refiner.refine(matches, H)
     if H is None or not config.refine.guided:

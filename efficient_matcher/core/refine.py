@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficient_matcher.config import RefineConfig
-from efficient_matcher.core.align import Alignment, align, blurred
+from efficient_matcher.core.align import BOX_UP_TO, Alignment, align, blurred, detail
 from efficient_matcher.core.motion import homography_motions, local_motions, project, zoom
+from efficient_matcher.core.remembered import Remembered
 from efficient_matcher.records import Features, Frame, Matches
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Grey = NDArray[np.uint8]
 
 AGREEING_PX = 4.0  # from a first homography, for its motion to hold: pixels of the coarser image
 # Of the matches that the images confirm, so many may lie off the homography in what is taken for one plane: pairs of
@@ -55,12 +57,17 @@ class View:
 
 
 class Refiner:
-    """Refines the matches of one pair; both images are blurred once, for the zoom of the first matches it sees."""
+    """Refines the matches of one pair; both images are blurred once, for the zoom of the first matches it sees.
 
-    def __init__(self, view: View, config: RefineConfig) -> None:
+    blurs: what is known from other pairs of the same frames; of a camera's frames each is in two, as the second and then
+    as the first.
+    """
+
+    def __init__(self, view: View, config: RefineConfig, blurs: Remembered[Grey] | None = None) -> None:
         self._view, self._config = view, config
         self._off_plane_share = 0.0
-        self._images: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
+        self._images: tuple[Grey, Grey] | None = None
+        self._blurs = Remembered() if blurs is None else blurs
 
     def refine(self, matches: Matches, H_0to1: Array | None) -> Matches:
         """The matches with points0 and points1 [K,2] px set; H_0to1: a first robust homography, input px, or None.
@@ -103,13 +110,23 @@ class Refiner:
         if not len(chosen):
             return moved, alike
         if self._images is None:
-            self._images = blurred(self._view.frame0.image, self._view.frame1.image, motions[chosen])
+            ratio0, ratio1 = detail(motions[chosen])
+            self._images = self._blurred(self._view.frame0, ratio0), self._blurred(self._view.frame1, ratio1)
         given = (array[chosen].astype(np.float32) for array in (points0, points1, motions))
         found = align(*self._images, *given, self._config.prior_px)
         alike[chosen] = found.seen & (found.correlation >= self._config.min_correlation)
         better = alike[chosen] & _is_sure(found, self._config)
         moved[chosen[better]] += found.move[better]
         return moved, alike
+
+    def _blurred(self, frame: Frame, ratio: float) -> Grey:
+        if ratio >= BOX_UP_TO:
+            return blurred(frame.image, ratio)
+        known = self._blurs.get(frame)
+        if known is None:
+            known = blurred(frame.image, ratio)
+            self._blurs.keep(frame, known)
+        return known
 
 
 def _is_sure(found: Alignment, config: RefineConfig) -> Bools:

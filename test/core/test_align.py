@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from efficient_matcher.core import align as module
-from efficient_matcher.core.align import Alignment, blurred
+from efficient_matcher.core.align import Alignment, blurred, detail
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -19,7 +19,8 @@ STILL = np.tile(np.eye(2, dtype=np.float32), (len(POINTS), 1, 1))
 
 def align(image0: np.ndarray, image1: np.ndarray, points0: np.ndarray, points1: np.ndarray, motions: np.ndarray,
           prior: float) -> Alignment:
-    return module.align(*blurred(image0, image1, motions if len(motions) else STILL), points0, points1, motions, prior)
+    images = [blurred(image, ratio) for image, ratio in zip((image0, image1), detail(motions if len(motions) else STILL))]
+    return module.align(*images, points0, points1, motions, prior)
 
 
 def shifted(image: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from efficient_matcher.config import Config, RefineConfig
+from efficient_matcher.core import align
 from efficient_matcher.core.geometry import warp_points
 from efficient_matcher.core.refine import Refiner, View
+from efficient_matcher.core.remembered import Remembered
 from efficient_matcher.records import Features, Frame, Matches
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -183,6 +185,22 @@ def test_nothing_is_added_where_the_scene_is_not_one_plane(image: np.ndarray) ->
     refiner = Refiner(case.view, CONFIG)
     assert len(refiner.guide(most, TwoPlanes.left, 0.2)) > len(most)
     assert refiner.guide(refiner.refine(most, TwoPlanes.left), TwoPlanes.left, 0.2).indices is most.indices
+
+
+def test_a_frame_of_two_pairs_is_blurred_once_unless_the_zoom_asks_for_more(
+        image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = Case(image, moved_by(1.0, 0.1)), Case(image, moved_by(1.6))
+    expected = [case.refined() for case in (near, near, far)]
+    asked: list[float] = []
+    monkeypatch.setattr("efficient_matcher.core.refine.blurred",
+                        lambda picture, ratio: asked.append(ratio) or align.blurred(picture, ratio))
+    blurs: Remembered[np.ndarray] = Remembered()
+    frames = Frame(image), Frame(near.image1), Frame(far.image1)
+    for case, other, points in ((near, frames[1], expected[0]), (near, frames[1], expected[1]), (far, frames[2], expected[2])):
+        view = View(frames[0], other, features(case.points0), features(case.points1))
+        got = Refiner(view, CONFIG, blurs).refine(all_matched(len(case.true)), case.H).points1
+        np.testing.assert_array_equal(got, points)
+    assert asked == [1, 1, pytest.approx(1.6, abs=0.01)] and len(blurs) == 2
 
 
 def test_surroundings_that_differ_leave_a_point_alone(
