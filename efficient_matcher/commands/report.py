@@ -47,7 +47,7 @@ def run(options: ReportOptions) -> dict[str, Any]:
 
     Raises MatcherError.
     """
-    from efficient_matcher.evaluate.compression import measure_rows, present
+    from efficient_matcher.evaluate.compression import measure_rows, present, ways
     from efficient_matcher.evaluate.compression_page import markdown, missing, page, tables
     from efficient_matcher.evaluate.latency import BenchPlan
     from efficient_matcher.learn.recipe import find_recipe
@@ -59,7 +59,7 @@ def run(options: ReportOptions) -> dict[str, Any]:
     if not present(given.rows):
         raise ConfigError(f"{options.rows}: no bundle of any row is there; --make makes them")
     machine, plan = machine_facts(), BenchPlan(rounds=options.rounds)
-    turns = len(present(given.rows)) * options.rounds
+    turns = len(present(given.rows)) * len(ways(options.config)) * options.rounds
     with _progress(len(pairs), turns) as progress:
         rows = measure_rows(given.rows, pairs, options.config, plan, progress)
     report = {"command": "report compression", "version": efficient_matcher.__version__, "title": given.title,
@@ -135,7 +135,8 @@ def _text(note: str, options: ReportOptions, pairs: int, machine: dict[str, Any]
     lines.append(
         "Weights are the numbers in the deployed graphs, biases included; bytes are those of the whole bundle as "
         "stored, its card included. MACs are of each graph once, for 640x480 and 512 keypoints in both images. Times "
-        "are medians over a tracked frame; rows took turns, each in a process of its own, on "
+        "are medians over a tracked frame"
+        + (", refinement included; not refined: the same without. Rows" if config.refine.enabled else "; rows") + " took turns, each in a process of its own, on "
         f"{config.model.backend}, {machine['cpu']}, load average {machine['load_average']} at the start.")
     return lines
 

@@ -14,13 +14,14 @@ from efficient_matcher.core.bundle import CARD_NAME, VARIANT_NAMES, load_bundle
 from efficient_matcher.core.pipeline import Matcher
 from efficient_matcher.errors import BundleError, RecipeError
 from efficient_matcher.evaluate.homography import VARIANTS, run_benchmark, summarize
-from efficient_matcher.evaluate.latency import OURS, BenchPlan, make_job, take_turns
+from efficient_matcher.evaluate.latency import OURS, BenchPlan, make_job, take_turns, without_refinement
 from efficient_matcher.evaluate.motion import moving_view
 from efficient_matcher.ros.messages import model_hash
 from efficient_matcher.sources.pairs import HomographyPair
 
 FRAMES = 40
 MEASURED, MISSING = "measured", "missing"
+ALONE = "networks_alone"  # of a row: the same frames without refinement
 AUCS = {"auc": "ransac", "auc_own_fit": "robust", "auc_refined": "refined_ransac", "auc_refined_own_fit": "refined_robust"}
 
 
@@ -158,26 +159,41 @@ def _accuracy(rows: Mapping[str, Row], pairs: Sequence[HomographyPair], config: 
     return found
 
 
+def ways(config: Config) -> dict[str, Config]:
+    """How frames are timed, by the name of their figures: "" as configured, and where that refines, ALONE."""
+    return {"": config, **({ALONE: without_refinement(config)} if config.refine.enabled else {})}
+
+
 def _speed(rows: Mapping[str, Row], config: Config, plan: BenchPlan, progress: Progress) -> dict[str, dict[str, Any]]:
-    """By title: ms of a tracked frame and of its stages."""
+    """By title: ms of a tracked frame and of its stages, as configured and, where that refines, by the networks alone."""
     if not rows:
         return {}
     frames = moving_view(FRAMES, config.input.width or 640, config.input.height or 480)
     with tempfile.TemporaryDirectory(prefix="efficient-matcher-report-") as folder:
-        jobs = {title: make_job(frames, Path(folder), config.with_values({"model.bundle": str(row.bundle)}),
-                                contestant=OURS) for title, row in rows.items()}
+        jobs = {f"{way}/{title}": make_job(frames, Path(folder), own.with_values({"model.bundle": str(row.bundle)}),
+                                           contestant=OURS)
+                for title, row in rows.items() for way, own in ways(config).items()}
         records, _ = take_turns(jobs, plan, progress.turn)
-    summaries = {title: record.summary() for title, record in records.items()}
-    return {title: {key: summary[key] for key in ("tracked_frame_ms", "stages_ms")}
-            for title, summary in summaries.items()}
+    found: dict[str, dict[str, Any]] = {title: {} for title in rows}
+    for title, of_row in found.items():
+        for way in ways(config):
+            summary = records[f"{way}/{title}"].summary()
+            figures = {key: summary[key] for key in ("tracked_frame_ms", "stages_ms")}
+            of_row.update({way: figures} if way else figures)
+    return found
 
 
 def _add_ratios(results: Sequence[dict[str, Any]]) -> None:
+    """To the first row: of its time, each way it was taken, and of its bytes."""
     base = results[0] if results[0]["status"] == MEASURED else None
     for row in results:
         if row["status"] != MEASURED:
             continue
-        row["times_faster"] = row["size_share"] = None
-        if base is not None:
-            row["times_faster"] = base["tracked_frame_ms"]["median"] / row["tracked_frame_ms"]["median"]
-            row["size_share"] = row["bytes"] / base["bytes"]
+        row["size_share"] = None if base is None else row["bytes"] / base["bytes"]
+        row["times_faster"] = _times_faster(base, row)
+        if ALONE in row:
+            row[ALONE]["times_faster"] = _times_faster(base and base[ALONE], row[ALONE])
+
+
+def _times_faster(base: Mapping[str, Any] | None, own: Mapping[str, Any]) -> float | None:
+    return None if base is None else base["tracked_frame_ms"]["median"] / own["tracked_frame_ms"]["median"]

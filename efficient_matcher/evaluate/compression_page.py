@@ -6,10 +6,11 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from efficient_matcher.evaluate.compression import MEASURED
+from efficient_matcher.evaluate.compression import ALONE, MEASURED
 
 Table = tuple[str, list[str], list[list[str]]]  # title, columns, rows; the first column is text
 STAGES = ("extract", "match", "refine", "homography")
+HOW_FAST = ("frame ms", "times faster")
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;
 white-space:nowrap}th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #888}
@@ -20,8 +21,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Size and speed, accuracy, and accuracy on `hard`; a row that is missing says so and has no figures."""
     stages = [name for name in STAGES if any(name in row.get("stages_ms", {}) for row in rows)]
     size = ["", "non-zero weights", "weights", "KiB on disk", "% of dense", "GMACs", *(f"{name} ms" for name in stages),
-            "frame ms", "times faster"]
-    made: list[Table] = [("Table 1: size and speed", size, [_size_row(row, stages) for row in rows])]
+            *HOW_FAST]
+    alone = any(ALONE in row for row in rows)
+    size += [f"{name}, not refined" for name in HOW_FAST] if alone else []
+    made: list[Table] = [("Table 1: size and speed", size, [_size_row(row, stages, alone) for row in rows])]
     columns = ["", "AUC@5", "AUC@10", "AUC@25", "own fit @5", "@10", "@25", "precision", "recall"]
     kinds = [("strict", ("auc", "auc_own_fit")), ("strict, refined", ("auc_refined", "auc_refined_own_fit"))]
     if not any("auc_refined" in of for row in rows for of in row.get("accuracy", {}).values()):
@@ -76,14 +79,19 @@ def _lists(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
                                                 ("Made by", made)) if lines]
 
 
-def _size_row(row: Mapping[str, Any], stages: Sequence[str]) -> list[str]:
+def _size_row(row: Mapping[str, Any], stages: Sequence[str], alone: bool) -> list[str]:
     def figures(row: Mapping[str, Any]) -> list[str]:
-        share, faster, macs = row["size_share"], row["times_faster"], row["macs"]
+        share, macs = row["size_share"], row["macs"]
         times = [f"{row['stages_ms'][name]['median']:.1f}" if name in row["stages_ms"] else "-" for name in stages]
         return [f"{row['nonzero']:,}", f"{row['weights']:,}", f"{row['bytes'] / 1024:,.0f}", _or_dash(share, 100),
-                "-" if macs is None else f"{macs / 1e9:.2f}", *times, f"{row['tracked_frame_ms']['median']:.1f}",
-                "-" if faster is None else f"{faster:.2f}"]
-    return _cells(row, 8 + len(stages), figures)
+                "-" if macs is None else f"{macs / 1e9:.2f}", *times, *_how_fast(row),
+                *(_how_fast(row[ALONE]) if alone else [])]
+    return _cells(row, 6 + len(stages) + len(HOW_FAST) * (1 + alone), figures)
+
+
+def _how_fast(figures: Mapping[str, Any]) -> list[str]:
+    faster = figures["times_faster"]
+    return [f"{figures['tracked_frame_ms']['median']:.1f}", "-" if faster is None else f"{faster:.2f}"]
 
 
 def _cells(row: Mapping[str, Any], columns: int, figures: Any) -> list[str]:

@@ -50,7 +50,8 @@ def test_the_page_holds_what_was_measured_and_names_what_is_missing(folder: Path
     assert packed["accuracy"] == dense["accuracy"] and packed["nonzero"] == dense["nonzero"]
     assert packed["bytes"] == sum(path.stat().st_size for path in (folder / "packed").iterdir())
     assert packed["size_share"] == packed["bytes"] / dense["bytes"] and dense["times_faster"] == 1.0
-    assert dense["stages_ms"]["match"]["median"] > 0
+    assert dense["stages_ms"]["match"]["median"] > 0 and "refine" not in dense["networks_alone"]["stages_ms"]
+    assert dense["stages_ms"]["refine"]["median"] > 0 and dense["networks_alone"]["times_faster"] == 1.0
     assert json.loads((folder / "out" / "compression.json").read_text())["rows"][2]["status"] == "missing"
     page = (folder / "out" / "compression.md").read_text()
     assert "| pruned | missing | - |" in page and f"pruned: no bundle at {folder / 'nowhere'}; made by: prune" in page
@@ -59,6 +60,16 @@ def test_the_page_holds_what_was_measured_and_names_what_is_missing(folder: Path
     assert "Small &lt;and&gt; fast" in html and html.count("<table>") == 5 and "src=" not in html
     for _, columns, rows in tables(report["rows"]):
         assert all(len(row) == len(columns) for row in rows)
+
+
+def test_each_way_of_timing_is_beside_that_of_the_first_row(folder: Path) -> None:
+    report = run(options(folder))
+    packed = report["rows"][1]
+    packed.update(tracked_frame_ms={"median": 20.0}, times_faster=3.0)
+    packed["networks_alone"].update(tracked_frame_ms={"median": 16.0}, times_faster=3.5)
+    _, columns, rows = tables(report["rows"])[0]
+    assert columns[-4:] == ["frame ms", "times faster", "frame ms, not refined", "times faster, not refined"]
+    assert rows[1][-4:] == ["20.0", "3.00", "16.0", "3.50"] and rows[2][-1] == "-"
 
 
 def test_both_fits_stand_in_their_columns(folder: Path) -> None:
@@ -77,7 +88,7 @@ def test_both_fits_stand_in_their_columns(folder: Path) -> None:
 
 def test_without_refinement_there_are_no_refined_columns(folder: Path) -> None:
     report = run(options(folder, config=Config().with_values({"refine.enabled": False})))
-    assert "auc_refined" not in report["rows"][0]["accuracy"]["clean"]
+    assert "auc_refined" not in report["rows"][0]["accuracy"]["clean"] and "networks_alone" not in report["rows"][0]
     assert [title for title, *_ in tables(report["rows"])][1:] == [
         "Table 2: accuracy, strict", "Table 3: accuracy on hard, strict"]
 
@@ -182,9 +193,9 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
     from efficient_matcher.learn.weights import save_weights
     torch.manual_seed(0)
-    point = SuperPointConfig((16, 16, 20, 32, 32, 48, 64, 96), 32, 64, 16, batch_norm=True, location_width=4)
+    point = SuperPointConfig((16, 16, 20, 32, 32, 48, 64, 96), 32, 64, 48, batch_norm=True, location_width=4)
     save_weights(tmp_path / "superpoint.safetensors", SuperPoint(point), {"licence": "mine"})
-    glue = SuperGlueConfig(16, (8,), layers=1, heads=2, layer_hidden=(128, 128))
+    glue = SuperGlueConfig(48, (8,), layers=1, heads=2, layer_hidden=(128, 128))
     save_weights(tmp_path / "superglue.safetensors", SuperGlue(glue), {"licence": "mine"})
     (tmp_path / "photos").mkdir()
     for index in range(2):
@@ -200,7 +211,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     given = read_rows("report-compression", tiny_steps(), tmp_path)
     make_rows(given.rows, tmp_path)
     bundles = {row.title: load_bundle(row.bundle) for row in given.rows}
-    assert len(bundles) == 17 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
+    assert len(bundles) == 18 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
     counts = {title: [count(bundle.path / name) for name in bundle.card.files if "matcher" in name]
               for title, bundle in bundles.items()}
     shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)
