@@ -16,17 +16,23 @@ def figures(name: str) -> dict:
     return json.loads((FIGURES / f"{name}.json").read_text())
 
 
+def accuracy_of(method: str) -> list[dict]:
+    """Of the clean and the hard pairs; `fast` had a run of its own, in which it is the only bundle."""
+    rows = figures("evaluate-fast" if method == "fast" else "evaluate")["results"]
+    named = {(row["method"], row["variant"]): row for row in rows}
+    return [named["bundle" if method == "fast" else method, variant] for variant in ("clean", "hard")]
+
+
 def slashed(auc: dict[str, float]) -> str:
     return " / ".join(f"{value:.1f}" for value in auc.values())
 
 
 @pytest.mark.parametrize(("method", "fit"), [
-    *((bundle, fit) for bundle in ("default", "accurate")
+    *((bundle, fit) for bundle in ("default", "fast", "accurate")
       for fit in ("ransac", "robust", "refined_ransac", "refined_robust")),
     ("sift", "ransac"), ("sift", "robust"), ("xfeat", "ransac"), ("xfeat", "robust"), ("orb", "ransac")])
 def test_accuracy(method: str, fit: str) -> None:
-    clean, hard = (next(row for row in figures("evaluate")["results"]
-                        if (row["method"], row["variant"]) == (method, variant)) for variant in ("clean", "hard"))
+    clean, hard = accuracy_of(method)
     cells = [slashed(row["strict"]["auc"][fit]) for row in (clean, hard)]
     assert f"| {cells[0]} | {cells[1]} |" in DOCS["evaluation"]
     if fit == "ransac":
@@ -36,12 +42,14 @@ def test_accuracy(method: str, fit: str) -> None:
 @pytest.mark.parametrize(("title", "method", "fit", "poses", "bench"), [
     ("`default`, as it runs", "default", "refined_robust", "pose-refined", figures("bench")["refined"]),
     ("`default`, networks alone", "default", "robust", "pose", figures("bench")),
+    ("`fast`, as it runs", "fast", "refined_robust", "pose-refined-fast", figures("bench-fast")["refined"]),
+    ("`fast`, networks alone", "fast", "robust", "pose-fast", figures("bench-fast")),
     ("`accurate`, networks alone", "accurate", "robust", "pose", figures("bench-accurate")),
     *((name.upper() if name != "xfeat" else "XFeat", name, "robust", "pose", figures("bench")["rivals"][name])
       for name in ("sift", "xfeat", "orb"))])
 def test_the_first_table(title: str, method: str, fit: str, poses: str, bench: dict) -> None:
-    clean, hard = (next(row for row in figures("evaluate")["results"]
-                        if (row["method"], row["variant"]) == (method, variant)) for variant in ("clean", "hard"))
+    clean, hard = accuracy_of(method)
+    method = "bundle" if method == "fast" else method
     poses = " / ".join(f"{row['fit_auc']['5']:.1f}" for row in figures(poses)["results"] if row["method"] == method)
     assert (f"| {title} | {slashed(clean['strict']['auc'][fit])} | {slashed(hard['strict']['auc'][fit])} | "
             f"{clean['precision']:.1f} / {clean['recall']:.1f} | {poses} | {bench['tracked_frame_ms']['median']:.0f} ms") in README
@@ -61,7 +69,7 @@ def test_which_keypoints_are_kept(name: str, method: str) -> None:
     assert len(cells) == 4 and f"| {' | '.join(cells)} |" in DOCS["evaluation"]
 
 
-@pytest.mark.parametrize("name", ["bench", "bench-accurate"])
+@pytest.mark.parametrize("name", ["bench", "bench-fast", "bench-accurate"])
 def test_speed(name: str) -> None:
     for report in (figures(name), figures(name)["refined"]):
         times = report["tracked_frame_ms"]
@@ -100,7 +108,7 @@ def test_twice_the_keypoints() -> None:
 
 @pytest.mark.parametrize(("name", "method"), [
     ("pose", "default"), ("pose", "accurate"), ("pose", "sift"), ("pose", "xfeat"),
-    ("pose-refined", "default"), ("pose-refined", "accurate")])
+    ("pose-refined", "default"), ("pose-refined", "accurate"), ("pose-fast", "bundle"), ("pose-refined-fast", "bundle")])
 def test_relative_pose(name: str, method: str) -> None:
     levels = [row for row in figures(name)["results"] if row["method"] == method]
     precision = " / ".join(f"{row['precision']:.1f}" for row in levels)

@@ -44,7 +44,7 @@ def test_nested_values_become_rows_of_their_own() -> None:
     assert info._flat("x", card) == {"x a b": "0.123", "x a c": "1, 2", "x d": "text"}
 
 
-@pytest.mark.parametrize("bundle", ["default", "accurate"])
+@pytest.mark.parametrize("bundle", ["default", "fast", "accurate"])
 def test_the_licence_of_what_ships_is_legible_in_a_narrow_terminal(
         bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -256,7 +256,7 @@ def test_a_config_may_name_the_bundle(tiny_bundle: Path) -> None:
     assert Matcher.from_bundle(tiny_bundle).config.model.bundle == str(tiny_bundle)
 
 
-@pytest.mark.parametrize("name, coarse", [("default", True), ("accurate", False)])
+@pytest.mark.parametrize("name, coarse", [("default", True), ("fast", True), ("accurate", False)])
 def test_runtimes_are_told_how_networks_will_run(monkeypatch: pytest.MonkeyPatch, name: str, coarse: bool) -> None:
     opened = []
     monkeypatch.setattr(pipeline, "open_model", lambda path, *_, usage, **__: opened.append(usage))
