@@ -136,7 +136,8 @@ def _text(note: str, options: ReportOptions, pairs: int, machine: dict[str, Any]
         "Weights are the numbers in the deployed graphs, biases included; bytes are those of the whole bundle as "
         "stored, its card included. MACs are of each graph once, for 640x480 and 512 keypoints in both images. Times "
         "are medians over a tracked frame"
-        + (", refinement included; not refined: the same without. Rows" if config.refine.enabled else "; rows") + " took turns, each in a process of its own, on "
+        + (", refinement included; not refined: the same without" if config.refine.enabled else "")
+        + "; rows took turns, each in a process of its own, on "
         f"{config.model.backend}, {machine['cpu']}, load average {machine['load_average']} at the start.")
     return lines
 

@@ -124,9 +124,11 @@ def _first_of_mlp(own: nn.Module, layer: nn.Module, basis: Tensor) -> None:
 
 def _projection(own: SuperGlue, network: SuperGlue, basis: Tensor) -> None:
     """Similarities stay what they are: only the products of the projected tokens count, and what all of them have in common
-    is taken off the dustbin's instead."""
+    is taken off the dustbin's instead. Of the square matrices with these products the symmetric one, which has no zeros
+    that finetuning would keep."""
     columns, bias, width = _matrix(network.final_proj) @ basis.T, network.final_proj.bias.double(), len(basis)
-    turn, square = torch.linalg.qr(columns)
+    left, values, right = torch.linalg.svd(columns, full_matrices=False)
+    turn, square = left @ right, (right.T * values) @ right
     scale = (width / network.config.descriptor_dim) ** 0.25
     inside = turn.T @ bias
     _set(own.final_proj, scale * square, scale * inside)

@@ -43,6 +43,7 @@ def test_a_pair_within_the_basis_answers_as_before() -> None:
         last.bias.copy_(inside @ last.bias)
     small, glue = narrow_along(network, wide, basis)
     assert small.config.descriptor_dim == glue.config.descriptor_dim == NARROW
+    assert glue.final_proj.weight.all()  # zeros would be kept by what trains it on
     sides = [(torch.rand(2, count, 2) - 0.5, torch.rand(2, count), torch.randn(2, count, WIDE) @ inside) for count in (9, 7)]
     expected = wide(*sides[0], *sides[1]) - wide.bin_score
     got = glue(*[part @ basis.float().T if part.shape[-1] == WIDE else part for side in sides for part in side])
