@@ -18,6 +18,7 @@ from efficient_matcher.learn.matcher_graph import sorted_heads
 from efficient_matcher.learn.onnx_graph import fold_batch_norm
 from efficient_matcher.learn.superglue import AttentionalPropagation, SuperGlue
 from efficient_matcher.learn.superpoint import SuperPoint
+from efficient_matcher.learn.weights import take_what_fits
 
 N = TypeVar("N", SuperPoint, SuperGlue)
 
@@ -48,9 +49,7 @@ def _folded_superpoint(network: SuperPoint) -> SuperPoint:
 @torch.no_grad()
 def _folded_superglue(network: SuperGlue) -> SuperGlue:
     result = SuperGlue(replace(network.config, folded=True)).eval()
-    own = result.state_dict()
-    result.load_state_dict({name: value for name, value in network.state_dict().items()
-                            if name in own and value.shape == own[name].shape}, strict=False)
+    take_what_fits(result, network)
     _fold_norms(network.kenc.encoder, result.kenc.encoder)
     for layer, into in zip(network.gnn.layers, result.gnn.layers):
         _fold_norms(layer.mlp, into.mlp)

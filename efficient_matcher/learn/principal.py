@@ -19,6 +19,7 @@ from efficient_matcher.learn.finetune_matching import as_batch, read_features
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig, TokenLinear
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.train_superglue import batch_tokens
+from efficient_matcher.learn.weights import take_what_fits
 
 BATCHES, KEYPOINTS = 24, 400
 TINY = 1e-12
@@ -79,12 +80,11 @@ def _extractor(network: SuperPoint, basis: Tensor) -> SuperPoint:
 
 def _matcher(network: SuperGlue, basis: Tensor) -> SuperGlue:
     narrowed = SuperGlue(_config(network.config, len(basis))).eval()
-    _take(narrowed.kenc.encoder, network.kenc.encoder)
+    take_what_fits(narrowed, network)
     _write(narrowed.kenc.encoder[-1], network.kenc.encoder[-1], basis)
     for own, layer in zip(narrowed.gnn.layers, network.gnn.layers):
         for projection, before in zip(own.attn.proj, layer.attn.proj):
             _set(projection, _matrix(before) @ basis.T, before.bias)
-        _take(own.mlp, layer.mlp)
         _first_of_mlp(own, layer, basis)
         _write(own.mlp[-1], layer.mlp[-1], basis)
     _projection(narrowed, network, basis)
@@ -95,13 +95,6 @@ def _config(config: SuperGlueConfig, width: int) -> SuperGlueConfig:
     sizes = config.layer_sizes()
     return replace(config, descriptor_dim=width, residual_init=False, head_dim=sizes[0][1],
                    layer_heads=tuple(heads for heads, _, _ in sizes), layer_hidden=tuple(hidden for _, _, hidden in sizes))
-
-
-def _take(own: nn.Module, other: nn.Module) -> None:
-    """What is of the same shape in both."""
-    mine = own.state_dict()
-    own.load_state_dict({**mine, **{name: value for name, value in other.state_dict().items()
-                                    if value.shape == mine[name].shape}})
 
 
 def _write(own: TokenLinear, layer: TokenLinear, basis: Tensor) -> None:

@@ -159,7 +159,7 @@ def _along_components(superpoint: SuperPoint | None, superglue: SuperGlue | None
         raise RecipeError(BOTH_NEEDED)
     if images is None:
         raise RecipeError("criterion principal needs training images, on which it looks at descriptors and tokens")
-    narrowed, matcher, share = narrow_principal(superpoint, superglue, recipe.descriptors or 0, images, recipe.seed)
+    narrowed, matcher, share = narrow_principal(superpoint, superglue, recipe.descriptors, images, recipe.seed)
     progress(f"{recipe.descriptors} components hold {100 * share:.1f} % of descriptors and tokens")
     return narrowed, matcher
 

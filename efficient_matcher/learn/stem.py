@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 
 from efficient_matcher.learn.superpoint import ENCODER, SuperPoint, SuperPointConfig
+from efficient_matcher.learn.weights import take_what_fits
 
 
 def with_half_stem(network: SuperPoint, seed: int = 0, width: int = 0) -> SuperPoint:
@@ -41,8 +42,5 @@ def with_fewer_layers(network: SuperPoint, without: Collection[str] = (), direct
 def _begun(network: SuperPoint, config: SuperPointConfig, seed: int) -> SuperPoint:
     torch.manual_seed(seed)
     student = SuperPoint(config)
-    own = student.state_dict()
-    known = {name: value for name, value in network.state_dict().items()
-             if name in own and value.shape == own[name].shape}
-    student.load_state_dict({**own, **known})
+    take_what_fits(student, network)
     return student

@@ -56,6 +56,13 @@ def save_weights(path: Path | str, network: SuperPoint | SuperGlue, notes: Mappi
     write_bytes_atomic(path, save(tensors, metadata))
 
 
+def take_what_fits(network: nn.Module, other: nn.Module) -> None:
+    """Give a network what another has under the same name and in the same shape; the rest stays as it is."""
+    own = network.state_dict()
+    network.load_state_dict({name: value for name, value in other.state_dict().items()
+                             if name in own and value.shape == own[name].shape}, strict=False)
+
+
 def fingerprint(network: nn.Module) -> str:
     """SHA-256 of a network's tensors and their names."""
     digest = hashlib.sha256()

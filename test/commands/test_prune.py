@@ -81,6 +81,7 @@ def test_descriptors_by_their_principal_components(weights: list[str], tmp_path:
     (["--method", "channel", "--target-macs", "5"], "cannot be met"),
     (["--method", "channel", "--criterion", "taylor", "--ratio", "0.5"], "needs training images"),
     (["--method", "channel", "--criterion", "principal", "--descriptors", "8"], "criterion principal needs training images"),
+    (["--method", "channel", "--criterion", "principal", "--descriptors", "0"], "descriptors must be at least 1, got 0"),
     (["--method", "channel", "--criterion", "principal", "--ratio", "0.5"], "criterion principal is for descriptors alone"),
     (["--recipe", "nonesuch"], "neither a recipe file nor one that ships (finetune-both"),
     ([], "nothing to prune: give a recipe"),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from efficient_matcher.learn.channels import PruneError, importances, narrow, narrow_pair, sizes
+from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.export import extractor_parity, matcher_parity
 from efficient_matcher.learn.extractor_graph import extractor_model
 from efficient_matcher.learn.matcher_graph import matcher_model
+from efficient_matcher.learn.principal import narrow_principal
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 from efficient_matcher.learn.weights import load_superglue, load_superpoint, save_weights
@@ -142,7 +144,7 @@ def test_a_folded_matcher_is_refused() -> None:
     from efficient_matcher.learn.fold import folded
     small = folded(matcher())
     for narrowed in (lambda: narrow(small, {"pairs": 1}), lambda: narrow_pair(extractor(), small, 8),
-                     lambda: importances(small)):
+                     lambda: narrow_principal(extractor(), small, 8, ImageSet([], [], {})), lambda: importances(small)):
         with pytest.raises(PruneError, match="^a folded SuperGlue cannot be narrowed.*prune channels before single"):
             narrowed()
     assert narrow(small, {}).config == small.config  # nothing to be done

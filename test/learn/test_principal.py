@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from efficient_matcher.errors import RecipeError
 from efficient_matcher.learn.channels import PruneError
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.principal import moments_of, narrow_along, narrow_principal, principal_basis
+from efficient_matcher.learn.pruning import ChannelRecipe, prune_networks
 from efficient_matcher.learn.superglue import SuperGlue, SuperGlueConfig
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
 
@@ -74,7 +76,12 @@ def test_of_real_outputs_few_components_hold_more_than_channels() -> None:
     assert NARROW / WIDE < share < 1
 
 
-def test_widths_that_cannot_be_are_named() -> None:
+def test_pairs_that_cannot_be_narrowed_are_named() -> None:
     images = ImageSet(["a"], [np.zeros((64, 64), np.uint8)], {})
     with pytest.raises(PruneError, match="descriptor width 17 is not from 1 to 16"):
         narrow_principal(extractor(), matcher(), 17, images)
+    other = SuperGlue(SuperGlueConfig(8, (8,), layers=1, heads=2))
+    with pytest.raises(PruneError, match="SuperPoint describes in 16 dimensions, SuperGlue reads 8"):
+        narrow_principal(extractor(), other, 4, images)
+    with pytest.raises(RecipeError, match="^descriptors: both networks are needed"):
+        prune_networks(extractor(), None, ChannelRecipe(criterion="principal", descriptors=4), images)
