@@ -72,6 +72,8 @@ class ExtractConfig:
     nms_radius_px: int = _setting(4, "no two keypoints closer than this", unit="px", minimum=0, maximum=32)
     border_px: int = _setting(4, "no keypoints closer to the border than this", unit="px", minimum=0, maximum=64)
     subpixel: bool = _setting(True, "move keypoints to the centroid of their score peak")
+    locate: bool = _setting(True, "move keypoints on to where the bundle's locator network sees them in the image around them, "
+                                  "if it has one; needs subpixel")
     sharp_first: bool = _setting(True, "prefer keypoints with a sharp score peak, which lie nearer to their true place; "
                                        "needs subpixel")
     mirrored: bool = _setting(False, "look at the image's mirror images too and take the mean of their score maps: keypoints "

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "efficient_matcher"
 
-CORE_ORDER = ["native", "compressed", "runtimes", "backend", "bundle", "image", "features", "transport", "remembered", "stages",
+CORE_ORDER = ["native", "compressed", "runtimes", "backend", "bundle", "image", "locate", "features", "transport", "remembered", "stages",
               "least_squares", "geometry", "epipolar", "relative_pose", "local_maps", "motion_prior", "matches", "turning", "motion",
               "align", "refine", "settle", "tracking", "pipeline", "memory", "live"]
 CORE_THIRD_PARTY = {"numpy", "cv2", "onnxruntime", "openvino", "yaml"}

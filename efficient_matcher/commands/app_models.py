@@ -133,6 +133,31 @@ def superglue(
         precision=precision.value, json=json))
 
 
+@train.command()
+def locator(
+    images: ImagesOption,
+    weights: Annotated[Path, typer.Option(
+        "--superpoint", metavar="FILE", help="Weights of a trained SuperPoint; a locator they have is trained on.")],
+    out: RunOption,
+    recipe: RecipeOption = None,
+    steps: StepsOption = None,
+    pairs: Annotated[Optional[int], typer.Option("--pairs", min=1, help="Pairs of patches per step and process.")] = None,
+    seed: SeedOption = 0,
+    processes: ProcessesOption = 0,
+    limit: LimitOption = None,
+    topic: TopicOption = None,
+    data: DataOption = "",
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    json: JsonOption = None,
+) -> None:
+    """Train what places keypoints between pixels; writes superpoint.safetensors, which has it."""
+    from efficient_matcher.commands import train as command
+    command.run_locator(command.TrainOptions(
+        images, out, weights, recipe=recipe, steps=steps, pairs=pairs, seed=seed, processes=processes, limit=limit,
+        topic=topic, data=data, device=device.value, precision=precision.value, json=json))
+
+
 @train.command("all")
 def train_all(
     images: ImagesOption,

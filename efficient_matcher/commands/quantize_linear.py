@@ -58,6 +58,7 @@ def run(options: LinearOptions) -> dict[str, Any]:
         if recipe.bits == 8:
             report = _eight_bits(options, recipe, superpoint, images, partial)
             report["matcher"] = _matcher(options, recipe, superglue, images, partial)
+            _store_locator(partial)
         else:
             report = _stored_weights(partial, recipe.bits)
         report = {"bundle": str(options.out), "recipe": asdict(recipe), **report, **_sizes(partial)}
@@ -176,6 +177,17 @@ def _stored_weights(folder: Path, bits: int) -> dict[str, Any]:
     for path in sorted(folder.glob("*.onnx")):
         onnx.save((half_weights if bits == 16 else four_bit_weights)(onnx.load(str(path))), str(path))
     return {"bits": bits}
+
+
+def _store_locator(folder: Path) -> None:
+    """Put the locator's weights in 8 bits, if there is one; it computes in float, in less than a millisecond."""
+    import onnx
+
+    from efficient_matcher.core.bundle import LOCATOR_NAME
+    from efficient_matcher.learn.qdq import byte_weights
+    path = folder / LOCATOR_NAME
+    if path.exists():
+        onnx.save(byte_weights(onnx.load(str(path))), str(path))
 
 
 def _tell_card(folder: Path, report: dict[str, Any]) -> None:

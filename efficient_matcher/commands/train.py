@@ -1,11 +1,12 @@
-"""`efficient-matcher train detector | superpoint | superglue`: drawings or images to weight files."""
+"""`efficient-matcher train detector | superpoint | superglue | locator`: drawings or images to weight files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from efficient_matcher.commands.common import print_table
@@ -20,7 +21,7 @@ NOT_SHOWN = ("recipe", "begun_with")
 
 @dataclass(frozen=True)
 class TrainOptions(RunOptions):
-    """superpoint: weight file of the extractor, for training the matcher; start: weights to begin with.
+    """superpoint: weight file of the extractor, for training the matcher or a locator; start: weights to begin with.
 
     scenes_share: of the matcher's pairs that are views of synthetic scenes; scenes: how many of these are rendered.
     labels: `sift`, or `adapted`, made by the weights `detector`; adaptation: how. recipe: a file, or one that ships.
@@ -55,9 +56,16 @@ def run_superglue(options: TrainOptions) -> dict[str, Any]:
     return _run(options, "superglue", _superglue_process)
 
 
-def _run(options: TrainOptions, name: str, process: Callable[[TrainOptions, int], None]) -> dict[str, Any]:
+def run_locator(options: TrainOptions) -> dict[str, Any]:
+    """Train a locator for a SuperPoint and write `superpoint.safetensors`, which has both; the same otherwise."""
+    return _run(options, "superpoint", _locator_process, "locator")
+
+
+def _run(options: TrainOptions, name: str, process: Callable[[TrainOptions, int], None],
+         what: str = "") -> dict[str, Any]:
+    """name: of the file that is written; what: is trained, where that is not the same."""
     from efficient_matcher.learn.weights import read_weights
-    _recipe(options, name)  # before processes start
+    _recipe(options, what or name)  # before processes start
     check_apart([options.out / f"{name}.safetensors"], [options.superpoint, options.start, options.detector])
     reports = launch_run(options, process)
     path = options.out / f"{name}.safetensors"
@@ -74,15 +82,17 @@ def _recipe(options: TrainOptions, name: str) -> Any:
     """The recipe with what the options say over it. Raises RecipeError."""
     from efficient_matcher.learn.chain import DetectorTraining
     from efficient_matcher.learn.recipe import find_recipe, read_recipe
+    from efficient_matcher.learn.train_locator import LocatorTraining
     from efficient_matcher.learn.train_superglue import SuperGlueTraining
     from efficient_matcher.learn.train_superpoint import SuperPointTraining
-    kind = {"detector": DetectorTraining, "superpoint": SuperPointTraining, "superglue": SuperGlueTraining}[name]
+    kind = {"detector": DetectorTraining, "superpoint": SuperPointTraining, "superglue": SuperGlueTraining,
+            "locator": LocatorTraining}[name]
     base = _going_on(options) if name == "superpoint" and options.start is not None else None
     config = options.settings or (
         read_recipe(find_recipe(options.recipe), kind, base) if options.recipe else base or kind())
     pairs = config.pairs
     if options.pairs:
-        pairs = options.pairs if name == "superglue" else replace(pairs, pairs=options.pairs)
+        pairs = options.pairs if isinstance(pairs, int) else replace(pairs, pairs=options.pairs)
     return replace(config, loop=loop_of(options, config), pairs=pairs)
 
 
@@ -157,6 +167,20 @@ def _superglue_process(options: TrainOptions, processes: int) -> None:
                                           **mixture, "recipe": asdict(config)})
 
 
+def _locator_process(options: TrainOptions, processes: int) -> None:
+    from efficient_matcher.learn.train_locator import train_locator
+    from efficient_matcher.learn.weights import load_superpoint, read_weights
+    if options.superpoint is None:
+        raise MatcherError("training a locator needs the weights of a SuperPoint")
+    config, superpoint = _recipe(options, "locator"), load_superpoint(options.superpoint)
+    images = training_images(options)
+    network, hours = train_locator(superpoint, images, config, options.out, compute_of(options),
+                                   reporter("finding keypoints"))
+    notes = read_weights(options.superpoint).notes
+    _save(options, "superpoint", network, {**run_notes(options, processes, hours, images), "recipe": asdict(config),
+                                           "begun_with": notes.get("training", {})}, "locator", notes)
+
+
 def _scene_views(options: TrainOptions, extractor: Any, images: Any, config: Any) -> Any:
     """Features of views of synthetic scenes papered with the training images, like the warped ones in size."""
     from efficient_matcher.learn.scene_views import SceneViewConfig, gather_scene_views
@@ -171,10 +195,12 @@ def _begun_with(options: TrainOptions) -> dict[str, Any]:
     return {} if options.start is None else {"begun_with": read_weights(options.start).notes.get("training", {})}
 
 
-def _save(options: TrainOptions, name: str, network: Any, training: dict[str, Any]) -> None:
+def _save(options: TrainOptions, name: str, network: Any, training: dict[str, Any], what: str = "",
+          notes: Mapping[str, Any] = MappingProxyType({"licence": LICENCE})) -> None:
+    """notes: besides, of the file; what: was trained, where that is not what is in it."""
     from efficient_matcher.learn.parallel import rank
     from efficient_matcher.learn.weights import save_weights
     if rank() == 0:
         parameters = sum(math.prod(p.shape) for p in network.parameters())
-        training = {"command": f"efficient-matcher train {name}", **training, "parameters": parameters}
-        save_weights(options.out / f"{name}.safetensors", network, {"licence": LICENCE, "training": training})
+        training = {"command": f"efficient-matcher train {what or name}", **training, "parameters": parameters}
+        save_weights(options.out / f"{name}.safetensors", network, {**notes, "training": training})

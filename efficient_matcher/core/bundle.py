@@ -2,7 +2,7 @@
 
 The matcher is one file `matcher.onnx` that runs as a whole, or its stages in a file each: `matcher_encode.onnx`,
 `matcher_pair1.onnx`, `matcher_pair2.onnx` .. and `matcher_assign.onnx`. Beside `extractor.onnx` there may be the same
-network as another runtime likes it, `extractor_openvino.onnx`.
+network as another runtime likes it, `extractor_openvino.onnx`; and `locator.onnx`, which places keypoints more exactly.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from efficient_matcher.records import READABLE_VERSIONS, ModelCard
 CARD_NAME = "model.yaml"
 EXTRACTOR_NAME = "extractor.onnx"
 VARIANT_NAMES = {"openvino": "extractor_openvino.onnx"}  # extractors for one runtime, by its name
+LOCATOR_NAME = "locator.onnx"
 MATCHER_NAME = "matcher.onnx"
 ENCODE_NAME, ASSIGN_NAME = "matcher_encode.onnx", "matcher_assign.onnx"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 2 ms in place of 18, where PyYAML has libyaml
@@ -35,6 +36,7 @@ class Bundle:
 
     matcher: one file for a matcher that runs as a whole, else its stages in the order they run.
     variants: files of the same extractor for single runtimes, by the runtime's name; all others take `extractor`.
+    locator: None where the bundle has none.
     """
 
     card: ModelCard
@@ -42,6 +44,7 @@ class Bundle:
     matcher: tuple[Path, ...]
     path: Path
     variants: Mapping[str, Path] = field(default_factory=dict)
+    locator: Path | None = None
 
 
 def pair_name(pair: int) -> str:
@@ -61,7 +64,8 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         _verify(folder / name, digest)
     variants = {kind: folder / name for kind, name in VARIANT_NAMES.items() if name in card.files}
     matcher = tuple(folder / name for name in matcher_files(card.files))
-    return Bundle(card, folder / EXTRACTOR_NAME, matcher, folder, variants)
+    locator = folder / LOCATOR_NAME if LOCATOR_NAME in card.files else None
+    return Bundle(card, folder / EXTRACTOR_NAME, matcher, folder, variants, locator)
 
 
 def matcher_files(files: Collection[str]) -> tuple[str, ...]:

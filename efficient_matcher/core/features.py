@@ -17,6 +17,7 @@ from efficient_matcher.config import ExtractConfig
 from efficient_matcher.core import native
 from efficient_matcher.core.backend import BYTE_ZERO, Arrays, Backend
 from efficient_matcher.core.image import CELL
+from efficient_matcher.core.locate import Locator
 from efficient_matcher.errors import ImageError
 from efficient_matcher.records import Features, Frame
 
@@ -33,12 +34,15 @@ CANDIDATES = 1.5  # times the keypoints that are kept: with more, the sharp ones
 class Extractor:
     """The extractor network and the decoding of its output.
 
-    `config` may be replaced between calls. keep_frames: features know their frame.
+    `config` may be replaced between calls. keep_frames: features know their frame. locator: says more exactly where
+    keypoints lie, for bundles that have one.
     """
 
-    def __init__(self, backend: Backend, config: ExtractConfig, keep_frames: bool = False) -> None:
+    def __init__(self, backend: Backend, config: ExtractConfig, keep_frames: bool = False,
+                 locator: Locator | None = None) -> None:
         self.backend = backend
         self.config = config
+        self._locator = locator
         self._keep_frames = keep_frames
 
     def __call__(self, frame: Frame) -> Features:
@@ -49,6 +53,8 @@ class Extractor:
         outputs = self._run(frame)
         score_map = self._mean_of_mirrors(frame, outputs["scores"][0]) if self.config.mirrored else outputs["scores"][0]
         points, scores, spreads = detect(score_map, self.config)
+        if self._locator is not None and self.config.locate and spreads is not None:
+            points, spreads = self._locator(frame.image, points, spreads)
         descriptors = sample_descriptors(outputs["descriptors"][0], points)
         spreads = None if spreads is None else spreads * np.float32(sum(frame.scale) / 2)
         return Features(_to_input(points, frame.scale), scores, descriptors, frame.input_size, spreads,

@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-INTERFACE = 2  # of the C files in kernels/; a library of another one, left by an older installation, is not used
+INTERFACE = 3  # of the C files in kernels/; a library of another one, left by an older installation, is not used
 SWITCH = "EFFICIENT_MATCHER_KERNELS"  # environment variable: "numpy" leaves the library alone
 LINE = 16  # floats of a cache line
 MOST_SAMPLES = 192  # of a patch and around it
@@ -30,7 +30,8 @@ FLAGS = 64  # bytes of space beyond the flags of a row
 MOST_ENTRIES = 64  # of a row of an assignment at first: its sum is 1, and what is above 1/64 of it is asked for
 
 _SIGNATURES = {  # p: array, i: int64, f: float, d: double
-    "em_peaks": "piiifppp", "em_first_of_ties": "piiiipipp", "em_centroids": "piipiifpp", "em_sample_floats": "piiipiffp",
+    "em_peaks": "piiifppp", "em_first_of_ties": "piiiipipp", "em_centroids": "piipiifpp", "em_patches": "piipiip",
+    "em_sample_floats": "piiipiffp",
     "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
     "em_reweighed": "pppippippifpppp", "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp",
     "em_neighbour_motions": "ppipiiidddpp", "em_settled": "ppppipfffpppp", "em_interface": "",
@@ -99,6 +100,15 @@ def centroids(score_map: Floats, sites: Indices, reach: int, least_variance: flo
     _library.em_centroids(_at(score_map), *score_map.shape, _at(sites), len(sites), reach, least_variance, _at(points),
                           _at(variances))
     return points, variances
+
+
+def patches(image: NDArray[np.uint8], pixels: Indices, reach: int) -> NDArray[np.uint8]:
+    """The (2 reach + 1)^2 pixels of an image [H,W] about pixels [N,2] inside it, [N,(2 reach + 1)^2]; beyond the border
+    those at the border stand."""
+    image, pixels = np.ascontiguousarray(image, np.uint8), np.ascontiguousarray(pixels, np.int64)
+    cut = np.empty((len(pixels), (2 * reach + 1) ** 2), np.uint8)
+    _library.em_patches(_at(image), *image.shape, _at(pixels), len(pixels), reach, _at(cut))
+    return cut
 
 
 def sample_descriptors(coarse: Floats | NDArray[np.uint8], points: Floats, cell: int, zero: float) -> Floats:

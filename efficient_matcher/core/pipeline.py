@@ -16,6 +16,7 @@ from efficient_matcher.core.bundle import Bundle, load_bundle
 from efficient_matcher.core.features import Extractor
 from efficient_matcher.core.geometry import fit_matches, rough_homography, warp_points
 from efficient_matcher.core.image import network_side, to_frame
+from efficient_matcher.core.locate import INPUTS, OUTPUTS, Locator
 from efficient_matcher.core.matches import FeatureMatcher
 from efficient_matcher.core.refine import Grey, Refiner, View
 from efficient_matcher.core.relative_pose import fit_relative_pose
@@ -44,16 +45,17 @@ class _Stages:
 class Matcher:
     """Finds and matches features with the two networks of a bundle.
 
-    matcher: the network as a whole, or its stages in the order they run.
+    matcher: the network as a whole, or its stages in the order they run. locator: for bundles that have one.
     card: what the bundle says of itself, None when made from bare networks. May be shared between threads.
     """
 
     def __init__(self, extractor: Backend, matcher: Backend | Sequence[Backend], config: Config | None = None,
-                 card: ModelCard | None = None) -> None:
+                 card: ModelCard | None = None, locator: Locator | None = None) -> None:
         self.card = card
         stages = matcher if isinstance(matcher, Sequence) else [matcher]
         self._networks = extractor, network_of(stages)
-        self._backends = extractor, *stages
+        self._locator = locator
+        self._backends = extractor, *([] if locator is None else [locator.backend]), *stages
         self._blurs: Remembered[Grey] = Remembered()
         self._stages = self._staged(config or Config())
 
@@ -75,7 +77,7 @@ class Matcher:
         matcher = [open_model(path, threads, backend, inputs=inputs, outputs=outputs, usage=usage)
                    for path, (inputs, outputs), usage in zip(bundle.matcher, interfaces(len(bundle.matcher)),
                                                              _usages(bundle, config))]
-        return cls(extractor, matcher, config, bundle.card)
+        return cls(extractor, matcher, config, bundle.card, _locator(bundle, config))
 
     @property
     def config(self) -> Config:
@@ -171,7 +173,7 @@ class Matcher:
 
     def _staged(self, config: Config) -> _Stages:
         extractor, matcher = self._networks
-        extract = Extractor(extractor, config.extract, keep_frames=config.match.turns)
+        extract = Extractor(extractor, config.extract, config.match.turns, self._locator)
         return _Stages(config, extract, TurningMatcher(extract.describe, FeatureMatcher(matcher, config.match)))
 
     @staticmethod
@@ -180,6 +182,13 @@ class Matcher:
             return None, given
         frame = given if isinstance(given, Frame) else to_frame(given, stages.config.input)
         return frame, stages.extract(frame)
+
+
+def _locator(bundle: Bundle, config: Config) -> Locator | None:
+    if bundle.locator is None:
+        return None
+    return Locator(open_model(bundle.locator, config.model.threads, config.model.backend, inputs=INPUTS, outputs=OUTPUTS,
+                              usage=Usage((config.extract.max_keypoints,), "most")))
 
 
 def _usages(bundle: Bundle, config: Config) -> list[Usage]:

@@ -29,6 +29,8 @@ class Backend(Protocol):
     """A loaded network: named arrays in, named arrays out."""
 
     name: str  # of the runtime
+    path: Path  # of the model
+    specs: tuple[InputSpec, ...]  # its inputs
 
     def run(self, inputs: Arrays) -> Arrays:
         """All outputs for `inputs`, by name. Raises MatcherError when the runtime fails or a value is not finite."""

@@ -159,8 +159,10 @@ class _Model:
         self._original = network
         self._heads = [layer.attn.heads for layer in network.gnn.layers] if isinstance(network, SuperGlue) else []
         self._model = network if isinstance(network, SuperPoint) else MatcherSketch(network)
+        apart = [] if not isinstance(network, SuperPoint) or network.locator is None else list(network.locator.parameters())
         with torch.enable_grad():  # the library follows the tape
-            self._graph = tp.DependencyGraph().build_dependency(self._model, _example(network))
+            self._graph = tp.DependencyGraph().build_dependency(self._model, _example(network), ignored_params=apart,
+                                                                  verbose=not apart)
 
     def narrow(self, name: str, size: int, criterion: Criterion, seed: int) -> None:
         """Bring one named dimension to `size` units."""

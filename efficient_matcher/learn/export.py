@@ -15,12 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from efficient_matcher.core.backend import open_model
-from efficient_matcher.core.bundle import EXTRACTOR_NAME, MATCHER_NAME, file_sha256, load_bundle, write_card
+from efficient_matcher.core.bundle import (EXTRACTOR_NAME, LOCATOR_NAME, MATCHER_NAME, file_sha256, load_bundle,
+                                           write_card)
+from efficient_matcher.core.locate import inputs_of
 from efficient_matcher.core.stages import StagedNetwork, normalised_keypoints
 from efficient_matcher.errors import ExportError
 from efficient_matcher.files import plain
 from efficient_matcher.learn.bundle_folder import check_free, replace_bundle
 from efficient_matcher.learn.extractor_graph import extractor_model
+from efficient_matcher.learn.locator import Locator
+from efficient_matcher.learn.locator_graph import locator_model
 from efficient_matcher.learn.matcher_graph import matcher_model
 from efficient_matcher.learn.matcher_stages import matcher_stages
 from efficient_matcher.learn.superglue import SuperGlue
@@ -87,6 +91,22 @@ def extractor_parity(
     return _differences(EXTRACTOR_NAME, pairs)
 
 
+def locator_parity(model: onnx.ModelProto | Path, network: Locator, counts: Sequence[int] = (512, 37),
+                   seed: int = 0) -> dict[str, float]:
+    """As `extractor_parity`, for patches about `counts` keypoints."""
+    rng = np.random.default_rng(seed)
+    session = _session(model)
+    pairs = []
+    for count in counts:
+        image = _image(rng, 480, 640)[0, 0]
+        points = rng.uniform((0, 0), (639, 479), (count, 2)).astype(np.float32)
+        inputs = inputs_of(image, points, rng.uniform(0.1, 2, count).astype(np.float32), network.reach_px)
+        with torch.no_grad():
+            moves, spreads = network.eval()(*map(torch.from_numpy, inputs.values()))
+        pairs.append((_run(session, inputs), {"moves": moves.numpy(), "spreads": spreads.numpy()}))
+    return _differences(LOCATOR_NAME, pairs)
+
+
 def matcher_parity(
     model: onnx.ModelProto | Path, network: SuperGlue, counts: Sequence[tuple[int, int]] = KEYPOINT_COUNTS,
     seed: int = 0,
@@ -128,11 +148,16 @@ def stages_parity(
 
 
 def _fill(folder: Path, superpoint: SuperPoint, superglue: SuperGlue, card: CardFields) -> ModelCard:
-    graphs = {EXTRACTOR_NAME: extractor_model(superpoint), **matcher_stages(matcher_model(superglue))}
-    extractor, *stages = paths = [folder / name for name in graphs]
+    stages = matcher_stages(matcher_model(superglue))
+    locator = {} if superpoint.locator is None else {LOCATOR_NAME: locator_model(superpoint.locator)}
+    graphs = {EXTRACTOR_NAME: extractor_model(superpoint), **locator, **stages}
+    paths = [folder / name for name in graphs]
     for path, graph in zip(paths, graphs.values()):
         onnx.save(graph, str(path))
-    parity = {**extractor_parity(extractor, superpoint), **stages_parity(stages, superglue)}
+    parity = {**extractor_parity(folder / EXTRACTOR_NAME, superpoint),
+              **stages_parity([folder / name for name in stages], superglue)}
+    if superpoint.locator is not None:
+        parity.update(locator_parity(folder / LOCATOR_NAME, superpoint.locator))
     written = ModelCard(
         format_version=FORMAT_VERSION, name=card.name,
         extractor=_description("superpoint", superpoint), matcher=_description("superglue", superglue),

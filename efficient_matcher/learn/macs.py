@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from efficient_matcher.learn.locator import HINTS
 from efficient_matcher.learn.superglue import SuperGlueConfig
 from efficient_matcher.learn.superpoint import CELL, SuperPointConfig
 
@@ -10,14 +11,14 @@ KEYPOINTS = 512
 
 
 def superpoint_macs(config: SuperPointConfig, size: tuple[int, int] = IMAGE_SIZE) -> int:
-    """Of one image of (width, height), as `extractor_graph.py` lays the network out."""
+    """Of one image of (width, height), as `extractor_graph.py` lays the network out, and of its locator."""
     pixels, inputs, total = size[0] * size[1], 1, 0
     for name, width in config.encoder.items():
         total += _kernel(config, name) * inputs * width * pixels // config.scale(name) ** 2
         inputs = width
     heads = (9 * inputs * (config.detector_width + config.descriptor_width) + config.detector_width * (CELL * CELL + 1)
              + config.descriptor_width * config.descriptor_dim)
-    return total + (heads + _location_macs(config)) * pixels // (CELL * CELL)
+    return total + (heads + _location_macs(config)) * pixels // (CELL * CELL) + KEYPOINTS * _locator_macs(config)
 
 
 def superglue_macs(config: SuperGlueConfig, keypoints: int = KEYPOINTS) -> int:
@@ -30,6 +31,14 @@ def superglue_macs(config: SuperGlueConfig, keypoints: int = KEYPOINTS) -> int:
         per_token += dim * inner + 2 * inner * keys + (dim + inner) * hidden + hidden * dim
         per_key += 2 * dim * inner
     return per_token * tokens + per_key * 2 * keys + dim * keypoints * keypoints
+
+
+def _locator_macs(config: SuperPointConfig) -> int:
+    """Per keypoint."""
+    if not config.locator_widths:
+        return 0
+    widths = ((2 * config.locator_reach_px + 1) ** 2 + HINTS, *config.locator_widths, 3)
+    return sum(inputs * outputs for inputs, outputs in zip(widths[:-1], widths[1:]))
 
 
 def _kernel(config: SuperPointConfig, name: str) -> int:

@@ -4,7 +4,8 @@
 activations unsigned, biases 32-bit; from these onnxruntime and OpenVINO make integer kernels. Weights use half of their
 range: processors without dot products of bytes (AVX2 alone) add two of them in 16 bits, which would overflow, and a
 bit less is to be stored of each. 16 bits: weights as
-half floats. 4 bits: two weights a byte, a scale per output channel. The last two are made float again while loading.
+half floats. 4 bits: two weights a byte, a scale per output channel. Both are made float again while loading, as the 8-bit
+weights of a network are that computes in float.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from efficient_matcher.learn.calibrate import MOVERS, Range, ranges_everywhere
 
 INNER = (*MOVERS, "Add", "Relu")  # 8-bit where they lie between 8-bit convolutions
 WEIGHT_LEVELS = 64  # on each side of zero
+BYTE_LEVELS = 127  # the same where no products of bytes are added up
 REDUCED = True  # the library's name for that
 SMALLEST = 256  # elements of a weight that is worth a coding of its own
 
@@ -198,6 +200,21 @@ def _four_bits(weight: onnx.TensorProto) -> tuple[list[onnx.TensorProto], list[o
     nodes = [_node(kind, [f"{name}.{part}" for part in inputs], f"{name}.{made}", **attributes)
              for kind, made, inputs, attributes in steps]
     return constants, [*nodes, _node("Mul", [f"{name}.centred", f"{name}.scale"], name)]
+
+
+def byte_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its larger weights in 8 bits, -127 to 127 times a scale per output channel; it computes in float."""
+    return _recoded(model, _bytes)
+
+
+def _bytes(weight: onnx.TensorProto) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    name, values = weight.name, numpy_helper.to_array(weight)
+    axis = 0 if values.ndim == 4 else values.ndim - 1
+    scale = best_scale(values, axis, BYTE_LEVELS)
+    levels = np.clip(np.rint(values / scale), -BYTE_LEVELS, BYTE_LEVELS).astype(np.int8)
+    stored = {"bytes": levels, "scale": scale.ravel()}
+    constants = [numpy_helper.from_array(value, f"{name}.{part}") for part, value in stored.items()]
+    return constants, [_node("DequantizeLinear", [f"{name}.{part}" for part in stored], name, axis=axis)]
 
 
 def best_scale(values: NDArray[np.float32], axis: int, most: int) -> NDArray[np.float32]:

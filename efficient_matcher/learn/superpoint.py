@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efficient_matcher.learn.locator import Locator
 from efficient_matcher.learn.recipe import setting
 
 CELL = 8
@@ -39,6 +40,8 @@ class SuperPointConfig:
     location_width: int = 0  # channels of the high-resolution location branch; 0 leaves it out
     half_stem: bool = False  # 1a takes 6x6 pixels at a stride of 2 and nothing is pooled before 2a: no full-resolution map
     direct_location: bool = False  # with a half stem, a location branch without a hidden layer (see DirectLocation)
+    locator_widths: tuple[int, ...] = setting((), minimum=1)  # hidden layers of the locator; none leave it out
+    locator_reach_px: int = setting(8, minimum=1)  # of the patch that it looks at, about its middle
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(ENCODER):
@@ -72,12 +75,13 @@ class SuperPointConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and model cards."""
-        return {**asdict(self), "widths": list(self.widths)}
+        return {**asdict(self), "widths": list(self.widths), "locator_widths": list(self.locator_widths)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SuperPointConfig:
         """Inverse of `to_dict`. Raises TypeError on an unknown field."""
-        return cls(**{**values, "widths": tuple(values["widths"])})
+        return cls(**{**values, "widths": tuple(values["widths"]),
+                      "locator_widths": tuple(values.get("locator_widths", ()))})
 
 
 class LocationBranch(nn.Module):
@@ -125,7 +129,10 @@ class DirectLocation(nn.Module):
 
 
 class SuperPoint(nn.Module):
-    """Eight encoder convolutions, a 65-way detector head (8x8 + dustbin), a descriptor head."""
+    """Eight encoder convolutions, a 65-way detector head (8x8 + dustbin), a descriptor head.
+
+    Some have a locator as well, which takes no part in `forward`: it places the keypoints that were chosen.
+    """
 
     def __init__(self, config: SuperPointConfig | None = None) -> None:
         super().__init__()
@@ -141,6 +148,7 @@ class SuperPoint(nn.Module):
         self.location: LocationBranch | DirectLocation | None = None
         if config.location_width or config.direct_location:
             self.location = (DirectLocation if config.direct_location else LocationBranch)(config)
+        self.locator = Locator(config.locator_widths, config.locator_reach_px) if config.locator_widths else None
 
     def _add_conv(self, name: str, inputs: int, outputs: int) -> None:
         strided = self.config.half_stem and name == "1a"

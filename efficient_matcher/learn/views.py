@@ -76,7 +76,7 @@ def extract_views(
     rows = []
     for done, index in enumerate(chosen, 1):
         rng = np.random.default_rng([seed, index])
-        views, transforms = _warped_views(_base(images.images, index, config, rng), config, rng)
+        views, transforms = warped_views(base_view(images.images, index, config, rng), config, rng)
         rows.append((*extract(network, views, config.keypoints, config.nms_radius_px, rng), transforms))
         progress(done, len(chosen))
     keypoints, scores, descriptors, transforms = (torch.stack(column) for column in zip(*rows))
@@ -150,7 +150,7 @@ def _stored_key(path: Path) -> str | None:
         return None
 
 
-def _base(
+def base_view(
     images: Sequence[NDArray[np.uint8]], index: int, config: ViewConfig, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """The image that is warped, in its own proportions."""
@@ -160,9 +160,10 @@ def _base(
     return tiled_view(chosen, [np.zeros((0, 3), np.float32)] * 4, (config.width, config.height), rng)[0]
 
 
-def _warped_views(
+def warped_views(
     image: NDArray[np.uint8], config: ViewConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Tensor]:
+    """Views [V,h,w] of an image, and the homographies [V,3,3] from it, resized, to each."""
     size = (config.width, config.height)
     base = cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > config.width else cv2.INTER_CUBIC)
     transforms = [squeezed_homography(rng, image.shape, size, MILD, as_published=False) if view < 2 else

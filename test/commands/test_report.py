@@ -211,7 +211,7 @@ def test_every_row_that_ships_can_be_made(tmp_path: Path, textured_image: np.nda
     given = read_rows("report-compression", tiny_steps(), tmp_path)
     make_rows(given.rows, tmp_path)
     bundles = {row.title: load_bundle(row.bundle) for row in given.rows}
-    assert len(bundles) == 19 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
+    assert len(bundles) == 21 and bundles["linear 8-bit"].card.matcher["precision"] == "int8"
     counts = {title: [count(bundle.path / name) for name in bundle.card.files if "matcher" in name]
               for title, bundle in bundles.items()}
     shares = {title: sum(entry.nonzero for entry in found) / sum(entry.weights for entry in found)

@@ -155,4 +155,4 @@ def test_recipes_that_ship_are_of_their_kind() -> None:
     from efficient_matcher.learn.recipe import find_recipe
     assert read_recipe(find_recipe("kmeans-4bit"), CodebookRecipe).superglue.bits == 4
     assert read_recipe(find_recipe("finetune-centroids"), JointFinetuning).keep_codebooks
-    assert len(read_recipe(find_recipe("report-compression"), Rows).rows) == 19
+    assert len(read_recipe(find_recipe("report-compression"), Rows).rows) == 21

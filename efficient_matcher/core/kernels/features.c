@@ -113,6 +113,9 @@ KERNEL int64_t em_first_of_ties(const float *scores, int64_t height, int64_t wid
     return left;
 }
 
+/* The index in [0,length) that is nearest. */
+INLINE int64_t inside(int64_t index, int64_t length) { return index < 0 ? 0 : index < length ? index : length - 1; }
+
 /* Centroids [count,2] px of the scores in (2 * reach + 1)^2 pixels about sites, and the variances [count] about them;
  * windows end at the border. */
 void em_centroids(const float *scores, int64_t height, int64_t width, const int64_t *sites, int64_t count,
@@ -139,6 +142,25 @@ void em_centroids(const float *scores, int64_t height, int64_t width, const int6
         points[2 * i] = x + along_x;
         points[2 * i + 1] = y + along_y;
         variances[i] = larger(squared / mass - (along_x * along_x + along_y * along_y), least_variance);
+    }
+}
+
+/* The (2 * reach + 1)^2 pixels, rows first, about pixels [count,2] inside an image [height,width]: cut [count,..]. Beyond the
+ * border those at the border stand. */
+void em_patches(const uint8_t *image, int64_t height, int64_t width, const int64_t *pixels, int64_t count, int64_t reach,
+                uint8_t *cut)
+{
+    const int64_t side = 2 * reach + 1;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t left = pixels[2 * i] - reach, top = pixels[2 * i + 1] - reach;
+        for (int64_t dy = 0; dy < side; dy++, cut += side) {
+            const uint8_t *row = image + inside(top + dy, height) * width;
+            if (left >= 0 && left + side <= width)
+                memcpy(cut, row + left, side);
+            else
+                for (int64_t dx = 0; dx < side; dx++)
+                    cut[dx] = row[inside(left + dx, width)];
+        }
     }
 }
 
