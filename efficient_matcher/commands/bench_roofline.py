@@ -45,7 +45,7 @@ def run(*, config: Config = Config(), json: Path | None = None) -> dict[str, Any
 def _networks(bundle: Bundle, config: Config) -> Iterator[tuple[Path, tuple[int, ...]]]:
     width, height = bundle.card.input_size
     yield bundle.extractor, (network_side(config.input.height or height), network_side(config.input.width or width))
-    for path in bundle.matcher:
+    for path in (*([bundle.locator] if bundle.locator else []), *bundle.matcher):
         yield path, (config.extract.max_keypoints,)
 
 

@@ -131,19 +131,24 @@ def _matcher(scan: Scan, cell: Cell, folder: Path) -> Any:
     import onnx
 
     from efficient_matcher.core.backend import open_model
+    from efficient_matcher.core.locate import Locator
     from efficient_matcher.learn.extractor_graph import extractor_model
+    from efficient_matcher.learn.locator_graph import locator_model
     from efficient_matcher.learn.matcher_graph import matcher_model
     from efficient_matcher.learn.single_layer import coarser
     networks = {name: _network(name, getattr(scan, name)) for name in NETWORKS}
     if cell.network != DENSE:
         networks[cell.network] = coarser(networks[cell.network], cell.layer, cell.method, cell.level)
     config = Config().with_values({**dict(scan.settings), "model.threads": 1})
-    backends = []
-    for name, graph in (("superpoint", extractor_model), ("superglue", matcher_model)):
-        path = folder / f"{name}.onnx"
-        onnx.save(graph(networks[name]), str(path))
-        backends.append(open_model(path, 1))
-    matcher = Matcher(*backends, config)
+    superpoint, superglue = networks["superpoint"], networks["superglue"]
+
+    def opened(name: str, graph: Any) -> Any:
+        onnx.save(graph, str(folder / name))
+        return open_model(folder / name, 1)
+
+    locator = superpoint.locator and Locator(opened("locator.onnx", locator_model(superpoint.locator)))
+    matcher = Matcher(opened("superpoint.onnx", extractor_model(superpoint)),
+                      opened("superglue.onnx", matcher_model(superglue)), config, locator=locator)
     return matcher if cell.network == "superpoint" else _Remembering(matcher, _features(scan))
 
 

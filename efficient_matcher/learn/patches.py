@@ -1,7 +1,7 @@
 """Pairs of patches about the same point of a scene, for training the locator.
 
-Keypoints are found in warped views of images by core itself, as on a robot; those of two views that are each other's
-nearest where the warp puts them show the same point, but for what each is misplaced.
+Keypoints are found by core itself, as on a robot, in an image as it is and in warped views of it; those of the two that
+are each other's nearest where the warp puts them show the same point, but for what each is misplaced.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import torch
@@ -23,14 +24,15 @@ from efficient_matcher.core.backend import open_model
 from efficient_matcher.core.features import detect
 from efficient_matcher.core.locate import inputs_of
 from efficient_matcher.errors import MatcherError
+from efficient_matcher.learn.augment import augment
 from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.extractor_graph import extractor_model
+from efficient_matcher.learn.homographies import squeezed_homography
 from efficient_matcher.learn.keypoints import warp_points
 from efficient_matcher.learn.superpoint import SuperPoint
-from efficient_matcher.learn.views import ViewConfig, base_view, features_key, gather_parts, shares_of, warped_views
+from efficient_matcher.learn.views import ViewConfig, base_view, features_key, gather_parts, resized, shares_of
 
 SAME_PX = 3.0  # keypoints further apart show different points
-PLAIN_VIEWS = 2  # the first views are hardly warped; each is paired with all others
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,22 @@ def patch_pairs(network: SuperPoint, images: ImageSet, config: ViewConfig, reach
     rows: list[tuple[Tensor, ...]] = []
     for done, index in enumerate(chosen, 1):
         rng = np.random.default_rng([seed, index])
-        views, H = warped_views(base_view(images.images, index, config, rng), config, rng)
-        found = [_Seen(*extract(view), view, reach_px) for view in views]
-        for first in range(min(PLAIN_VIEWS, len(views) - 1)):
-            for second in range(max(first + 1, PLAIN_VIEWS if len(views) > PLAIN_VIEWS else 1), len(views)):
-                rows.append(_paired(found[first], found[second], H[second] @ torch.linalg.inv(H[first])))
+        views = _views(base_view(images.images, index, config, rng), config, rng)
+        (plain, _), *warped = [(_Seen(*extract(view), view, reach_px), H) for view, H in views]
+        rows += [_paired(plain, seen, H) for seen, H in warped]
         progress(done, len(chosen))
     return PatchSet(*(torch.cat(column) for column in zip(*rows)))
+
+
+def _views(image: NDArray[np.uint8], config: ViewConfig,
+           rng: np.random.Generator) -> list[tuple[NDArray[np.uint8], Tensor]]:
+    """Views [h,w] of an image, each with the homography [3,3] from the first, which is not warped: what is interpolated
+    once more is smoother than what a camera sees."""
+    size = (config.width, config.height)
+    base = resized(image, size)
+    matrices = [np.eye(3), *(squeezed_homography(rng, image.shape, size, config.warp) for _ in range(1, config.views))]
+    views = [base, *(cv2.warpPerspective(base, H, size) for H in matrices[1:])]
+    return [(augment(view, rng, config.photometric), torch.from_numpy(H).float()) for view, H in zip(views, matrices)]
 
 
 class _Extraction:

@@ -44,8 +44,8 @@ class LocatorTraining:
 
     widths: tuple[int, ...] = setting((256, 128), minimum=1)
     reach_px: int = setting(8, minimum=1, maximum=32)
-    views: ViewConfig = ViewConfig(width=640, height=480, views=6, keypoints=512, tiled=0.3,
-                                   photometric=AugmentConfig(probability=0.5, sharpen=1.0))
+    views: ViewConfig = ViewConfig(width=640, height=480, views=7, keypoints=512, tiled=0.8,
+                                   photometric=AugmentConfig(probability=0.4, sharpen=1.0))
     loop: LoopConfig = LoopConfig(steps=12000, learning_rate=2e-3, warmup_steps=500, weight_decay=1e-3)
     pairs: int = setting(2048, minimum=1)
     prune: Ramp | None = None

@@ -76,7 +76,7 @@ def extract_views(
     rows = []
     for done, index in enumerate(chosen, 1):
         rng = np.random.default_rng([seed, index])
-        views, transforms = warped_views(base_view(images.images, index, config, rng), config, rng)
+        views, transforms = _warped_views(base_view(images.images, index, config, rng), config, rng)
         rows.append((*extract(network, views, config.keypoints, config.nms_radius_px, rng), transforms))
         progress(done, len(chosen))
     keypoints, scores, descriptors, transforms = (torch.stack(column) for column in zip(*rows))
@@ -160,12 +160,16 @@ def base_view(
     return tiled_view(chosen, [np.zeros((0, 3), np.float32)] * 4, (config.width, config.height), rng)[0]
 
 
-def warped_views(
+def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image at the size (width, height) of its views."""
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > size[0] else cv2.INTER_CUBIC)
+
+
+def _warped_views(
     image: NDArray[np.uint8], config: ViewConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Tensor]:
-    """Views [V,h,w] of an image, and the homographies [V,3,3] from it, resized, to each."""
     size = (config.width, config.height)
-    base = cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > config.width else cv2.INTER_CUBIC)
+    base = resized(image, size)
     transforms = [squeezed_homography(rng, image.shape, size, MILD, as_published=False) if view < 2 else
                   squeezed_homography(rng, image.shape, size, config.warp) for view in range(config.views)]
     views = [augment(cv2.warpPerspective(base, H, size), rng, config.photometric) for H in transforms]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner  # noqa: E402
 from efficient_matcher import Matcher  # noqa: E402
 from efficient_matcher.commands.app import app  # noqa: E402
 from efficient_matcher.commands.quantize_linear import LinearOptions, run  # noqa: E402
+from efficient_matcher.config import Config  # noqa: E402
 from efficient_matcher.core.backend import agrees, open_model  # noqa: E402
 from efficient_matcher.core.bundle import load_bundle  # noqa: E402
 from efficient_matcher.errors import MatcherError  # noqa: E402
@@ -64,6 +65,21 @@ def test_eight_bits_from_weights_to_a_bundle_that_runs(options: LinearOptions, t
     assert told["damage"] == report["damage"] and told["ranges"]["image/float"] == [0, 255]
     image = np.random.default_rng(5).integers(0, 256, (64, 96), np.uint8)
     assert Matcher.from_bundle(tmp_path / "small").match(image, image).features0.descriptors.shape[1] == 16
+
+
+def test_a_locator_comes_along_with_its_weights_in_bytes(options: LinearOptions, tmp_path: Path) -> None:
+    located = SuperPoint(replace(POINT, locator_widths=(16,), locator_reach_px=3))
+    torch.nn.init.normal_(located.locator.layers[-1].weight, std=0.2)
+    save_weights(tmp_path / "located.safetensors", located, {"licence": "Apache-2.0"})
+    run(replace(options, superpoint=tmp_path / "located.safetensors", out=tmp_path / "small"))
+    bundle = load_bundle(tmp_path / "small")
+    assert bundle.card.extractor["locator_widths"] == [16]
+    assert b"layers.0.weight.bytes" in bundle.locator.read_bytes()
+    image = np.random.default_rng(5).integers(0, 256, (64, 96), np.uint8)
+    plain, moved = (Matcher.from_bundle(tmp_path / "small", Config().with_values({"extract.locate": told})).extract(image)
+                    for told in (False, True))
+    assert len(plain) == len(moved) > 0
+    assert 0.01 < np.abs(plain.keypoints - moved.keypoints).max() <= 3.01
 
 
 def test_a_matcher_may_stay_float(options: LinearOptions, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from efficient_matcher.commands.train import TrainOptions, run_superglue, run_superpoint
+from efficient_matcher.commands.train import TrainOptions, run_locator, run_superglue, run_superpoint
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.weights import load_superglue, load_superpoint, read_weights, save_weights
 
@@ -71,6 +71,25 @@ def test_a_run_keeps_to_its_images_and_its_extractor(folder: Path, tmp_path: Pat
     run_superpoint(TrainOptions(folder, tmp_path / "sp", **common))
     with pytest.raises(MatcherError, match=r"another configuration \(images:"):
         run_superpoint(TrainOptions(folder, tmp_path / "sp", limit=1, **common))
+
+
+def test_a_locator_from_weights_to_weights_that_have_it(folder: Path, tmp_path: Path) -> None:
+    from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig
+    network = SuperPoint(SuperPointConfig((8,) * 8, 8, 8, 16))
+    save_weights(tmp_path / "sp.safetensors", network, {"licence": "mine", "training": {"seed": 7}})
+    small = tmp_path / "small.yaml"
+    small.write_text("{widths: [8], reach_px: 3, views: {width: 128, height: 96, views: 2}}")
+    report = run_locator(TrainOptions(folder, tmp_path / "run", tmp_path / "sp.safetensors", recipe=str(small), steps=2,
+                                      pairs=16, processes=1))
+    located = load_superpoint(tmp_path / "run" / "superpoint.safetensors")
+    assert located.config.locator_widths == (8,) and located.config.locator_reach_px == 3
+    assert all((located.state_dict()[name] == value).all() for name, value in network.state_dict().items())
+    assert report["licence"] == "mine" and report["training"]["command"] == "efficient-matcher train locator"
+    assert report["training"]["begun_with"] == {"seed": 7} and report["training"]["recipe"]["pairs"] == 16
+    with pytest.raises(MatcherError, match="needs the weights of a SuperPoint"):
+        run_locator(TrainOptions(folder, tmp_path / "other", processes=1))
+    with pytest.raises(MatcherError, match="is what the work begins with"):
+        run_locator(TrainOptions(folder, tmp_path / "run", tmp_path / "run" / "superpoint.safetensors", processes=1))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

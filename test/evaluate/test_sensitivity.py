@@ -118,3 +118,15 @@ def test_default_levels_are_levels() -> None:
     for method, levels in command.DEFAULT_LEVELS.items():
         for level in levels:
             check_level(method, level)  # raises where it is none
+
+
+def test_a_locator_takes_part(folder: Path, tmp_path: Path) -> None:
+    network = SuperPoint(SuperPointConfig((4,) * 8, 8, 8, 16, locator_widths=(8,), locator_reach_px=2))
+    torch.nn.init.constant_(network.locator.layers[-1].bias, 0.5)
+    save_weights(tmp_path / "p.safetensors", network)
+    scan = sensitivity.Scan(tmp_path / "p.safetensors", folder / "g.safetensors", folder / "pairs.txt", None, None, ("clean",), ())
+    assert "locator.layers.1" in sensitivity.all_layers(scan)["superpoint"]
+    image = cv2.imread(str(folder / "images" / "a.png"), cv2.IMREAD_GRAYSCALE)
+    places = [sensitivity._matcher(scan, cell, tmp_path).extract(image).keypoints for cell in (
+        sensitivity.Cell("superpoint", "locator.layers.1", "magnitude", level) for level in (0.0, 0.9))]
+    assert len(places[0]) == len(places[1]) > 0 and not np.array_equal(*places)

@@ -17,11 +17,12 @@ import onnx  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from efficient_matcher import Matcher  # noqa: E402
 from efficient_matcher.core.bundle import load_bundle  # noqa: E402
 from efficient_matcher.errors import MatcherError  # noqa: E402
 from efficient_matcher.learn import export  # noqa: E402
 from efficient_matcher.learn.export import (  # noqa: E402
-    CardFields, ExportError, extractor_parity, matcher_parity, stages_parity, write_bundle)
+    CardFields, ExportError, extractor_parity, locator_parity, matcher_parity, stages_parity, write_bundle)
 from efficient_matcher.learn.extractor_graph import block_convolution, cells_of_blocks, extractor_model  # noqa: E402
 from efficient_matcher.learn.matcher_graph import matcher_model, sorted_heads  # noqa: E402
 from efficient_matcher.learn.pack import pack_bundle  # noqa: E402
@@ -39,7 +40,8 @@ CARD = CardFields(name="small", licence="Apache-2.0", training={"seed": 0})
 
 @pytest.fixture(autouse=True)
 def small_parity(monkeypatch: pytest.MonkeyPatch) -> None:
-    for function, sizes in ((extractor_parity, SIZES), (matcher_parity, COUNTS), (stages_parity, COUNTS)):
+    for function, sizes in ((extractor_parity, SIZES), (locator_parity, (9, 1)), (matcher_parity, COUNTS),
+                            (stages_parity, COUNTS)):
         monkeypatch.setattr(function, "__defaults__", (sizes, 0))
 
 
@@ -51,6 +53,19 @@ def test_extractor_graph_equals_its_network(trained: Trained, config: SuperPoint
     differences = extractor_parity(extractor_model(network), network)
     assert set(differences) == {"scores", "descriptors"}
     assert max(differences.values()) < 1e-5
+
+
+def test_a_bundle_has_the_locator_of_its_extractor(trained: Trained, tmp_path: Path) -> None:
+    network = SuperPoint(replace(POINT, locator_widths=(8,), locator_reach_px=2))
+    card = write_bundle(tmp_path / "located", trained(network), trained(SuperGlue(GLUE)), CARD)
+    pack_bundle(tmp_path / "located", tmp_path / "packed")
+    bundle = load_bundle(tmp_path / "packed")
+    assert bundle.locator == tmp_path / "packed" / "locator.onnx" and "locator.onnx" in card.files
+    assert {"moves", "spreads"} <= set(card.measured["max_difference_to_torch"])
+    matcher = Matcher.from_bundle(bundle.path)
+    assert len(matcher.runtimes) == 1 + 1 + len(bundle.matcher)
+    plain = write_bundle(tmp_path / "plain", trained(SuperPoint(POINT)), trained(SuperGlue(GLUE)), CARD)
+    assert "locator.onnx" not in plain.files and load_bundle(tmp_path / "plain").locator is None
 
 
 def test_matcher_graph_equals_its_network(trained: Trained) -> None:
