@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from efficient_matcher.config import ExtractConfig
+from efficient_matcher.config import ExtractConfig, InputConfig
 from efficient_matcher.core.backend import open_model
 from efficient_matcher.core.features import detect
+from efficient_matcher.core.image import to_frame
 from efficient_matcher.core.locate import inputs_of
 from efficient_matcher.errors import MatcherError
 from efficient_matcher.learn.augment import augment
@@ -30,7 +31,7 @@ from efficient_matcher.learn.extractor_graph import extractor_model
 from efficient_matcher.learn.homographies import squeezed_homography
 from efficient_matcher.learn.keypoints import warp_points
 from efficient_matcher.learn.superpoint import SuperPoint
-from efficient_matcher.learn.views import ViewConfig, base_view, features_key, gather_parts, resized, shares_of
+from efficient_matcher.learn.views import ViewConfig, base_view, features_key, gather_parts, shares_of
 
 SAME_PX = 3.0  # keypoints further apart show different points
 
@@ -52,43 +53,47 @@ class PatchSet:
         return len(self.points0)
 
 
-def gather_patches(network: SuperPoint, images: ImageSet, config: ViewConfig, reach_px: int, seed: int, folder: Path,
-                   progress: Callable[[int, int], None] = lambda done, of: None) -> PatchSet:
-    """Pairs from all images: each process makes its part into `folder`, then reads those of all. Raises MatcherError."""
+def gather_patches(network: SuperPoint, images: ImageSet, config: ViewConfig, clean: float, reach_px: int, seed: int,
+                   folder: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> PatchSet:
+    """Pairs from all images: each process makes its part into `folder`, then reads those of all. Raises MatcherError.
+
+    clean: share of the views that keep their light and sharpness, whatever the config.
+    """
     plain = copy.deepcopy(network)
     plain.locator = None  # which has no part in what is found
-    key = f"{features_key(plain, images, config, seed)}, reach {reach_px}"
+    key = f"{features_key(plain, images, config, seed)}, reach {reach_px}, clean {clean}"
     found = gather_parts(PatchSet, folder, "patches", key, lambda part, parts: patch_pairs(
-        network, images, config, reach_px, seed, part, parts, progress))
+        network, images, config, clean, reach_px, seed, part, parts, progress))
     if not len(found):
         raise MatcherError("no keypoint of these images was found again in a warped view; nothing can be learned")
     return found
 
 
-def patch_pairs(network: SuperPoint, images: ImageSet, config: ViewConfig, reach_px: int, seed: int, part: int = 0,
-                parts: int = 1, progress: Callable[[int, int], None] = lambda done, of: None) -> PatchSet:
-    """Pairs from every `parts`-th image, from `part` on."""
+def patch_pairs(network: SuperPoint, images: ImageSet, config: ViewConfig, clean: float, reach_px: int, seed: int,
+                part: int = 0, parts: int = 1, progress: Callable[[int, int], None] = lambda done, of: None) -> PatchSet:
+    """The same of every `parts`-th image, from `part` on."""
     extract = _Extraction(network, config)
     chosen = shares_of(len(images), part, parts, "images")
     rows: list[tuple[Tensor, ...]] = []
     for done, index in enumerate(chosen, 1):
         rng = np.random.default_rng([seed, index])
-        views = _views(base_view(images.images, index, config, rng), config, rng)
+        views = _views(base_view(images.images, index, config, rng), config, clean, rng)
         (plain, _), *warped = [(_Seen(*extract(view), view, reach_px), H) for view, H in views]
         rows += [_paired(plain, seen, H) for seen, H in warped]
         progress(done, len(chosen))
     return PatchSet(*(torch.cat(column) for column in zip(*rows)))
 
 
-def _views(image: NDArray[np.uint8], config: ViewConfig,
+def _views(image: NDArray[np.uint8], config: ViewConfig, clean: float,
            rng: np.random.Generator) -> list[tuple[NDArray[np.uint8], Tensor]]:
     """Views [h,w] of an image, each with the homography [3,3] from the first, which is not warped: what is interpolated
     once more is smoother than what a camera sees."""
     size = (config.width, config.height)
-    base = resized(image, size)
+    base = to_frame(image, InputConfig(width=size[0], height=size[1])).image
     matrices = [np.eye(3), *(squeezed_homography(rng, image.shape, size, config.warp) for _ in range(1, config.views))]
     views = [base, *(cv2.warpPerspective(base, H, size) for H in matrices[1:])]
-    return [(augment(view, rng, config.photometric), torch.from_numpy(H).float()) for view, H in zip(views, matrices)]
+    return [(view if rng.random() < clean else augment(view, rng, config.photometric), torch.from_numpy(H).float())
+            for view, H in zip(views, matrices)]
 
 
 class _Extraction:

@@ -46,7 +46,8 @@ class LocatorTraining:
     reach_px: int = setting(8, minimum=1, maximum=32)
     views: ViewConfig = ViewConfig(width=640, height=480, views=7, keypoints=512, tiled=0.8,
                                    photometric=AugmentConfig(probability=0.4, sharpen=1.0))
-    loop: LoopConfig = LoopConfig(steps=12000, learning_rate=2e-3, warmup_steps=500, weight_decay=1e-3)
+    clean: float = setting(0.5, minimum=0.0, maximum=1.0)  # of the views, those that are only warped
+    loop: LoopConfig = LoopConfig(steps=10000, learning_rate=2e-3, warmup_steps=500, weight_decay=1e-3)
     pairs: int = setting(2048, minimum=1)
     prune: Ramp | None = None
     keep_zeros: bool = True
@@ -70,7 +71,8 @@ def train_locator(network: SuperPoint, images: ImageSet, recipe: LocatorTraining
     and the hours spent. Raises TrainingError as `Loop` does, MatcherError for images that show nothing."""
     network = with_locator(network, recipe)
     assert network.locator is not None
-    patches = gather_patches(network, images, recipe.views, network.locator.reach_px, recipe.loop.seed, folder, progress)
+    patches = gather_patches(network, images, recipe.views, recipe.clean, network.locator.reach_px, recipe.loop.seed,
+                             folder, progress)
     locator = network.locator.to(compute.device).train()
     pruning = Pruning([(locator, recipe.prune)], recipe)
     loop = Loop(locator, recipe.loop, folder, {"kind": "locator", **asdict(recipe), "images": images.key,

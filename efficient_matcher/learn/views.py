@@ -160,16 +160,11 @@ def base_view(
     return tiled_view(chosen, [np.zeros((0, 3), np.float32)] * 4, (config.width, config.height), rng)[0]
 
 
-def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An image at the size (width, height) of its views."""
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > size[0] else cv2.INTER_CUBIC)
-
-
 def _warped_views(
     image: NDArray[np.uint8], config: ViewConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Tensor]:
     size = (config.width, config.height)
-    base = resized(image, size)
+    base = cv2.resize(image, size, interpolation=cv2.INTER_AREA if image.shape[1] > config.width else cv2.INTER_CUBIC)
     transforms = [squeezed_homography(rng, image.shape, size, MILD, as_published=False) if view < 2 else
                   squeezed_homography(rng, image.shape, size, config.warp) for view in range(config.views)]
     views = [augment(cv2.warpPerspective(base, H, size), rng, config.photometric) for H in transforms]

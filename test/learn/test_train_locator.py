@@ -62,22 +62,29 @@ def network() -> SuperPoint:
 
 
 def test_pairs_show_the_same_point_under_the_warp(network: SuperPoint, make_textured) -> None:
-    found = patch_pairs(network, pictures(make_textured), VIEWS, 4, seed=0)
+    found = patch_pairs(network, pictures(make_textured), VIEWS, 1.0, 4, seed=0)
     assert len(found) > 10 and found.patches0.shape[1] == 81 and found.patches0.dtype == torch.uint8
     apart = (warp_points(found.points0[:, None], found.H_0to1)[:, 0] - found.points1).norm(dim=1)
     assert apart.max() < patches.SAME_PX
     np.testing.assert_allclose(found.hints0[:, :2], found.points0 - found.points0.round(), atol=1e-6)
-    again = patch_pairs(network, pictures(make_textured), VIEWS, 4, seed=0)
+    again = patch_pairs(network, pictures(make_textured), VIEWS, 1.0, 4, seed=0)
     assert torch.equal(found.patches1, again.patches1)  # a function of the seed
-    halves = [patch_pairs(network, pictures(make_textured), VIEWS, 4, 0, part, 2) for part in range(2)]
+    halves = [patch_pairs(network, pictures(make_textured), VIEWS, 1.0, 4, 0, part, 2) for part in range(2)]
     assert torch.equal(found.patches1, torch.cat([half.patches1 for half in halves]))
+
+
+def test_clean_views_keep_their_light(network: SuperPoint, make_textured) -> None:
+    loud = replace(VIEWS, photometric=AugmentConfig(probability=1.0))
+    plain, kept, changed = (patch_pairs(network, pictures(make_textured), views, clean, 4, seed=0)
+                            for views, clean in ((VIEWS, 1.0), (loud, 1.0), (loud, 0.0)))
+    assert torch.equal(plain.patches1, kept.patches1) and not torch.equal(plain.patches1, changed.patches1)
 
 
 def test_images_that_show_nothing_are_named(network: SuperPoint, tmp_path: Path) -> None:
     black = ImageSet(["a"], [np.zeros((96, 128), np.uint8)], {})
     network.convPb.bias.data[-1] = 99.0  # no keypoint anywhere
     with pytest.raises(MatcherError, match="no keypoint of these images was found again"):
-        patches.gather_patches(network, black, replace(VIEWS, views=2), 4, 0, tmp_path)
+        patches.gather_patches(network, black, replace(VIEWS, views=2), 1.0, 4, 0, tmp_path)
 
 
 def test_the_loss_is_the_likelihood_of_how_far_points_are_apart() -> None:
