@@ -148,14 +148,13 @@ def locator(
     topic: TopicOption = None,
     data: DataOption = "",
     device: DeviceOption = Device.auto,
-    precision: PrecisionOption = Precision.fp32,
     json: JsonOption = None,
 ) -> None:
     """Train what places keypoints between pixels; writes superpoint.safetensors, which has it."""
     from efficient_matcher.commands import train as command
     command.run_locator(command.TrainOptions(
         images, out, weights, recipe=recipe, steps=steps, pairs=pairs, seed=seed, processes=processes, limit=limit,
-        topic=topic, data=data, device=device.value, precision=precision.value, json=json))
+        topic=topic, data=data, device=device.value, json=json))
 
 
 @train.command("all")

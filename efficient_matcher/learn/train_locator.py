@@ -8,6 +8,7 @@ show another point), and the network learns to make that large: places and sprea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -54,6 +55,10 @@ class LocatorTraining:
     keep_codebooks: bool = False
     regrow: Regrowth | None = None
 
+    def __post_init__(self) -> None:
+        if not self.widths:
+            raise ValueError("widths: a locator needs a hidden layer")
+
 
 def with_locator(network: SuperPoint, recipe: LocatorTraining) -> SuperPoint:
     """The network as it is when it has a locator, else with a new one, which changes nothing yet."""
@@ -66,7 +71,8 @@ def with_locator(network: SuperPoint, recipe: LocatorTraining) -> SuperPoint:
 
 
 def train_locator(network: SuperPoint, images: ImageSet, recipe: LocatorTraining, folder: Path,
-                  compute: Compute = Compute(), progress=lambda done, of: None) -> tuple[SuperPoint, float]:
+                  compute: Compute = Compute(),
+                  progress: Callable[[int, int], None] = lambda done, of: None) -> tuple[SuperPoint, float]:
     """Train (or go on training) the locator of a SuperPoint in `folder`; returns the whole network, all else as it was,
     and the hours spent. Raises TrainingError as `Loop` does, MatcherError for images that show nothing."""
     network = with_locator(network, recipe)

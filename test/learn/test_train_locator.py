@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from efficient_matcher.core.locate import inputs_of  # noqa: E402
 from efficient_matcher.core.settle import NOISE  # noqa: E402
-from efficient_matcher.errors import MatcherError  # noqa: E402
+from efficient_matcher.errors import MatcherError, RecipeError  # noqa: E402
 from efficient_matcher.learn import patches, train_locator  # noqa: E402
 from efficient_matcher.learn.augment import AugmentConfig  # noqa: E402
 from efficient_matcher.learn.data import ImageSet  # noqa: E402
@@ -22,6 +22,7 @@ from efficient_matcher.learn.keypoints import warp_points  # noqa: E402
 from efficient_matcher.learn.locator import Locator  # noqa: E402
 from efficient_matcher.learn.patches import PatchSet, patch_pairs  # noqa: E402
 from efficient_matcher.learn.prune import Ramp  # noqa: E402
+from efficient_matcher.learn.recipe import from_mapping  # noqa: E402
 from efficient_matcher.learn.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 from efficient_matcher.learn.train_locator import LocatorTraining, locator_loss, magnified, with_locator  # noqa: E402
 from efficient_matcher.learn.training import LoopConfig  # noqa: E402
@@ -139,6 +140,14 @@ def test_a_run_goes_on_and_keeps_to_its_settings(on_dots, tmp_path: Path) -> Non
     assert torch.equal(first.locator.layers[0].weight, again.locator.layers[0].weight)
     with pytest.raises(MatcherError, match=r"another configuration \(pairs: 256 there, 8 here\)"):
         on_dots(replace(short, pairs=8), tmp_path)
+
+
+@pytest.mark.parametrize(("told", "error"), [
+    ({"widths": []}, "widths: a locator needs a hidden layer"), ({"widths": [0]}, "widths.*1"), ({"clean": 1.5}, "clean.*1"),
+    ({"reach_px": 99}, "reach_px.*32"), ({"wide": 3}, "unknown key 'wide'")])
+def test_recipes_that_cannot_be_are_refused(told: dict, error: str) -> None:
+    with pytest.raises(RecipeError, match=error):
+        from_mapping(told, LocatorTraining)
 
 
 def test_one_that_is_there_is_trained_on(network: SuperPoint) -> None:
