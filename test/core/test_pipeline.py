@@ -258,10 +258,15 @@ def test_a_config_may_name_the_bundle(tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize("name, coarse", [("default", True), ("fast", True), ("accurate", False)])
 def test_runtimes_are_told_how_networks_will_run(monkeypatch: pytest.MonkeyPatch, name: str, coarse: bool) -> None:
-    opened = []
-    monkeypatch.setattr(pipeline, "open_model", lambda path, *_, usage, **__: opened.append(usage))
+    opened, really = {}, pipeline.open_model
+
+    def noted(path: Path, *given: object, usage: Usage, **named: object) -> object:
+        opened[path.stem] = usage
+        return really(path, *given, usage=usage, **named)
+
+    monkeypatch.setattr(pipeline, "open_model", noted)
     Matcher.from_bundle(name, Config().with_values({"extract.max_keypoints": 300}))
-    extractor, *matcher = opened
-    assert extractor == Usage((480, 640), "all")  # a camera's size does not change
-    assert [usage.usual for usage in matcher] == ["most", "most", "few", "few", "few", "most"]
-    assert all(usage.sizes == (300,) and usage.coarse == coarse for usage in matcher)
+    assert opened.pop("extractor") == Usage((480, 640), "all")  # a camera's size does not change
+    assert opened.pop("locator", None) == (Usage((300,), "most") if name == "fast" else None)
+    assert [usage.usual for usage in opened.values()] == ["most", "most", "few", "few", "few", "most"]
+    assert all(usage.sizes == (300,) and usage.coarse == coarse for usage in opened.values())
