@@ -31,10 +31,10 @@ MOST_ENTRIES = 64  # of a row of an assignment at first: its sum is 1, and what 
 
 _SIGNATURES = {  # p: array, i: int64, f: float, d: double
     "em_peaks": "piiifppp", "em_first_of_ties": "piiiipipp", "em_centroids": "piipiifpp", "em_patches": "piipiip",
-    "em_sample_floats": "piiipiffp",
-    "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp", "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp",
-    "em_reweighed": "pppippippifpppp", "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp",
-    "em_neighbour_motions": "ppipiiidddpp", "em_settled": "ppppipfffpppp", "em_interface": "",
+    "em_sample_floats": "piiipiffp", "em_sample_bytes": "piiipiffp", "em_transport": "piififffpipp",
+    "em_entries": "piiifipppppp", "em_mutual": "pppiiifpp", "em_reweighed": "pppippippifpppp",
+    "em_homography": "pppippppppppp", "em_align": "piipiipppipippipppppp", "em_neighbour_motions": "ppipiiidddpp",
+    "em_settled": "ppppipfffpppp", "em_interface": "",
 }
 _address, _first_byte = ctypes.addressof, ctypes.c_char.from_buffer
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
@@ -103,8 +103,7 @@ def centroids(score_map: Floats, sites: Indices, reach: int, least_variance: flo
 
 
 def patches(image: NDArray[np.uint8], pixels: Indices, reach: int) -> NDArray[np.uint8]:
-    """The (2 reach + 1)^2 pixels of an image [H,W] about pixels [N,2] inside it, [N,(2 reach + 1)^2]; beyond the border
-    those at the border stand."""
+    """See `core.locate.patches`: [N,(2 reach + 1)^2] of an image [H,W] about pixels [N,2] inside it."""
     image, pixels = np.ascontiguousarray(image, np.uint8), np.ascontiguousarray(pixels, np.int64)
     cut = np.empty((len(pixels), (2 * reach + 1) ** 2), np.uint8)
     _library.em_patches(_at(image), *image.shape, _at(pixels), len(pixels), reach, _at(cut))

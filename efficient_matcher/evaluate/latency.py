@@ -34,7 +34,7 @@ DENSE = "dense_torch"
 RIVALS = (DENSE, "sift", "orb")
 NEEDS = {DENSE: ("torch",), XFEAT: ("torch",), XFEAT_SESSION: ("torch", "onnx")}  # modules, of rivals
 OVERALL = ("total", "networks", "latency")  # of a frame's times, those that are no stage of it
-COUNTED = {"networks": "time inside the runtime, all runs of extractor and matcher",
+COUNTED = {"networks": "time inside the runtime, all runs of the networks",
            "outside": "conversion, peaks and their descriptors, optimal transport, mutual check, homography"}
 DISTURBED = "disturbed"  # among a frame's times: 1 where somebody else had a core meanwhile, else 0
 YARDSTICK = "yardstick"  # among a frame's times: what fixed work took beside it, ms

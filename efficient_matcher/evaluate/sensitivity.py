@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -95,9 +94,8 @@ def measure_cell(scan: Scan, cell: Cell) -> dict[str, Any]:
     import cv2
     cv2.setNumThreads(1)
     listed = read_pairs(scan.pairs, scan.images)[:scan.limit]
-    with tempfile.TemporaryDirectory(prefix="efficient-matcher-cell-") as folder:
-        outcomes = [outcome for of_pair in run_benchmark(listed, {"cell": _matcher(scan, cell, Path(folder))},
-                                                         scan.variants) for outcome in of_pair]
+    outcomes = [outcome for of_pair in run_benchmark(listed, {"cell": _matcher(scan, cell)}, scan.variants)
+                for outcome in of_pair]
     return {"cell": asdict(cell), "pairs": len(listed), "figures": {
         row["variant"]: {**{f"auc{threshold}": area for threshold, area in row["strict"]["auc"]["ransac"].items()},
                          "precision": row["precision"], "recall": row["recall"]} for row in summarize(outcomes)}}
@@ -127,28 +125,21 @@ class _Remembering:
         return self._matcher.match(features0, features1)
 
 
-def _matcher(scan: Scan, cell: Cell, folder: Path) -> Any:
-    import onnx
-
-    from efficient_matcher.core.backend import open_model
+def _matcher(scan: Scan, cell: Cell) -> Any:
     from efficient_matcher.core.locate import Locator
     from efficient_matcher.learn.extractor_graph import extractor_model
     from efficient_matcher.learn.locator_graph import locator_model
     from efficient_matcher.learn.matcher_graph import matcher_model
+    from efficient_matcher.learn.quantize import opened
     from efficient_matcher.learn.single_layer import coarser
     networks = {name: _network(name, getattr(scan, name)) for name in NETWORKS}
     if cell.network != DENSE:
         networks[cell.network] = coarser(networks[cell.network], cell.layer, cell.method, cell.level)
     config = Config().with_values({**dict(scan.settings), "model.threads": 1})
     superpoint, superglue = networks["superpoint"], networks["superglue"]
-
-    def opened(name: str, graph: Any) -> Any:
-        onnx.save(graph, str(folder / name))
-        return open_model(folder / name, 1)
-
-    locator = superpoint.locator and Locator(opened("locator.onnx", locator_model(superpoint.locator)))
-    matcher = Matcher(opened("superpoint.onnx", extractor_model(superpoint)),
-                      opened("superglue.onnx", matcher_model(superglue)), config, locator=locator)
+    locator = superpoint.locator and Locator(opened(locator_model(superpoint.locator), threads=1))
+    matcher = Matcher(opened(extractor_model(superpoint), threads=1), opened(matcher_model(superglue), threads=1), config,
+                      locator=locator)
     return matcher if cell.network == "superpoint" else _Remembering(matcher, _features(scan))
 
 

@@ -7,20 +7,17 @@ are each other's nearest where the warp puts them show the same point, but for w
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from efficient_matcher.config import ExtractConfig, InputConfig
-from efficient_matcher.core.backend import open_model
 from efficient_matcher.core.features import detect
 from efficient_matcher.core.image import to_frame
 from efficient_matcher.core.locate import inputs_of
@@ -30,6 +27,7 @@ from efficient_matcher.learn.data import ImageSet
 from efficient_matcher.learn.extractor_graph import extractor_model
 from efficient_matcher.learn.homographies import squeezed_homography
 from efficient_matcher.learn.keypoints import warp_points
+from efficient_matcher.learn.quantize import opened
 from efficient_matcher.learn.superpoint import SuperPoint
 from efficient_matcher.learn.views import ViewConfig, base_view, features_key, gather_parts, shares_of
 
@@ -101,10 +99,7 @@ class _Extraction:
 
     def __init__(self, network: SuperPoint, config: ViewConfig) -> None:
         self._config = ExtractConfig(max_keypoints=config.keypoints, nms_radius_px=config.nms_radius_px)
-        with tempfile.TemporaryDirectory(prefix="efficient-matcher-") as folder:
-            path = Path(folder) / "extractor.onnx"
-            onnx.save(extractor_model(network.eval()), str(path))
-            self._backend = open_model(path, threads=1)
+        self._backend = opened(extractor_model(network.eval()), threads=1)
 
     def __call__(self, view: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         points, _, spreads = detect(self._backend.run({"image": view[None, None]})["scores"][0], self._config)

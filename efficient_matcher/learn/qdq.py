@@ -182,9 +182,8 @@ def four_bit_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _four_bits(weight: onnx.TensorProto) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     name, values = weight.name, numpy_helper.to_array(weight)
-    axis = 0 if values.ndim == 4 else values.ndim - 1
-    scale = best_scale(values, axis, 7)
-    levels = np.clip(np.rint(values / scale), -7, 7).astype(np.int8).ravel() + 8
+    levels, scale, _ = _levels(values, 7)
+    levels = levels.ravel() + 8
     levels = np.append(levels, np.zeros(len(levels) % 2, np.int8)).astype(np.uint8)
     half = len(levels) // 2
     stored = {"packed": levels[:half] * 16 + levels[half:], "scale": scale.astype(np.float32),
@@ -209,12 +208,18 @@ def byte_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _bytes(weight: onnx.TensorProto) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     name, values = weight.name, numpy_helper.to_array(weight)
-    axis = 0 if values.ndim == 4 else values.ndim - 1
-    scale = best_scale(values, axis, BYTE_LEVELS)
-    levels = np.clip(np.rint(values / scale), -BYTE_LEVELS, BYTE_LEVELS).astype(np.int8)
+    levels, scale, axis = _levels(values, BYTE_LEVELS)
     stored = {"bytes": levels, "scale": scale.ravel()}
     constants = [numpy_helper.from_array(value, f"{name}.{part}") for part, value in stored.items()]
     return constants, [_node("DequantizeLinear", [f"{name}.{part}" for part in stored], name, axis=axis)]
+
+
+def _levels(values: NDArray[np.float32], most: int) -> tuple[NDArray[np.int8], NDArray[np.float32], int]:
+    """Weights as whole numbers from -most to most, the scale of each output channel, and the axis of these: of a
+    convolution's weight the first, of a matrix the last."""
+    axis = 0 if values.ndim == 4 else values.ndim - 1
+    scale = best_scale(values, axis, most)
+    return np.clip(np.rint(values / scale), -most, most).astype(np.int8), scale, axis
 
 
 def best_scale(values: NDArray[np.float32], axis: int, most: int) -> NDArray[np.float32]:

@@ -179,12 +179,12 @@ def check_wider(names: Sequence[str], known: Sequence[str], where: str) -> list[
     return [name for name in known if name not in names]
 
 
-def opened(model: onnx.ModelProto) -> Backend:
-    """The graph in core's onnxruntime backend."""
+def opened(model: onnx.ModelProto, threads: int = 0) -> Backend:
+    """The graph in core's onnxruntime backend; `threads` as there."""
     with tempfile.TemporaryDirectory(prefix="efficient-matcher-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, str(path))
-        return open_model(path, kind="onnxruntime")
+        return open_model(path, threads, kind="onnxruntime")
 
 
 def _with_content(images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:

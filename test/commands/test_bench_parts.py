@@ -9,6 +9,7 @@ import pytest
 
 from efficient_matcher.commands import bench_roofline, bench_scaling
 from efficient_matcher.config import Config
+from efficient_matcher.core.bundle import load_bundle
 from efficient_matcher.errors import BundleError, ConfigError
 from efficient_matcher.evaluate.roofline import Machine
 
@@ -57,3 +58,9 @@ def test_what_is_wrong_is_found_before_anything_runs(config: Config) -> None:
     for run in (bench_scaling.run, bench_roofline.run):
         with pytest.raises(BundleError, match="nowhere"):
             run(config=config.with_values({"model.bundle": "nowhere"}))
+
+
+def test_the_roofline_looks_at_every_network_of_a_bundle() -> None:
+    bundle = load_bundle("fast")
+    names = [path.name for path, _ in bench_roofline._networks(bundle, Config())]
+    assert names == ["extractor.onnx", "locator.onnx", *(path.name for path in bundle.matcher)]

@@ -127,6 +127,6 @@ def test_a_locator_takes_part(folder: Path, tmp_path: Path) -> None:
     scan = sensitivity.Scan(tmp_path / "p.safetensors", folder / "g.safetensors", folder / "pairs.txt", None, None, ("clean",), ())
     assert "locator.layers.1" in sensitivity.all_layers(scan)["superpoint"]
     image = cv2.imread(str(folder / "images" / "a.png"), cv2.IMREAD_GRAYSCALE)
-    places = [sensitivity._matcher(scan, cell, tmp_path).extract(image).keypoints for cell in (
+    places = [sensitivity._matcher(scan, cell).extract(image).keypoints for cell in (
         sensitivity.Cell("superpoint", "locator.layers.1", "magnitude", level) for level in (0.0, 0.9))]
     assert len(places[0]) == len(places[1]) > 0 and not np.array_equal(*places)
