@@ -180,7 +180,7 @@ def _stored_weights(folder: Path, bits: int) -> dict[str, Any]:
 
 
 def _store_locator(folder: Path) -> None:
-    """Put the locator's weights in 8 bits, if there is one; it computes in float, in less than a millisecond."""
+    """Put the locator's weights in 8 bits, if there is one; it computes in float, in about a millisecond."""
     import onnx
 
     from efficient_matcher.core.bundle import LOCATOR_NAME
